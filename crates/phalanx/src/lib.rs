@@ -1,0 +1,1 @@
+//! Processes, queues, locks and pools over one shared arena.

@@ -1,0 +1,1 @@
+"""Python multiprocessing, rebuilt in Rust."""
