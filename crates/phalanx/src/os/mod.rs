@@ -1,0 +1,4 @@
+//! The few system calls.
+
+pub mod futex;
+pub mod spin;
