@@ -1,4 +1,19 @@
 //! Processes, queues, locks and pools over one shared arena.
 
+pub mod arena;
+mod error;
 pub mod os;
 pub mod sync;
+#[cfg(test)]
+mod testing;
+
+pub use error::{Error, Result};
+
+use arena::kind::KindInfo;
+
+/// All kinds of counted objects: what any member, typed or not, needs to know to give back the
+/// references of a dead one.
+static KINDS: &[KindInfo] = &[
+    #[cfg(test)]
+    KindInfo::of::<testing::Counter>(),
+];

@@ -1,0 +1,214 @@
+//! The family of processes: its arena, its members, forks.
+
+use std::cell::Cell;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use phalanx::arena::{Arena, Handle, Shareable, Shared, fork};
+use phalanx::sync::MemberId;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::error::to_py;
+
+thread_local! {
+    /// The child for which this thread is pickling, 0 if none.
+    static SPAWNING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The arena, with Python's fork hooks registered.
+pub(crate) fn arena(py: Python<'_>) -> PyResult<&'static Arena> {
+    static HOOKED: PyOnceLock<()> = PyOnceLock::new();
+    HOOKED.get_or_try_init(py, || {
+        let hooks = [
+            ("before", wrap_pyfunction!(before_fork, py)?),
+            (
+                "after_in_parent",
+                wrap_pyfunction!(after_fork_in_parent, py)?,
+            ),
+            ("after_in_child", wrap_pyfunction!(after_fork_in_child, py)?),
+        ];
+        let kwargs = pyo3::types::PyDict::new(py);
+        for (name, hook) in hooks {
+            kwargs.set_item(name, hook)?;
+        }
+        py.import("os")?
+            .getattr("register_at_fork")?
+            .call((), Some(&kwargs))?;
+        PyResult::Ok(())
+    })?;
+    Arena::get().map_err(to_py)
+}
+
+/// What `__reduce__` puts into the pickle of a shared object: its family and handle. A child that is
+/// being started gets a reference of its own at once.
+pub(crate) fn handle_for_pickle<T: Shareable>(object: &Shared<T>) -> PyResult<(u64, u64)> {
+    if let Some(child) = MemberId::new(SPAWNING.get()) {
+        object.book_for(child).map_err(to_py)?;
+    }
+    Ok((object.family(), object.handle().bits()))
+}
+
+/// The object that a pickle names.
+pub(crate) fn attach<T: Shareable>(
+    py: Python<'_>,
+    family: u64,
+    handle: u64,
+) -> PyResult<Shared<T>> {
+    // A process with an arena needs the hooks, however it came to it.
+    arena(py)?;
+    Shared::attach(family, Handle::from_bits(handle)).map_err(to_py)
+}
+
+#[pyfunction]
+fn before_fork() {
+    fork::prepare();
+}
+
+#[pyfunction]
+fn after_fork_in_parent() {
+    fork::parent();
+}
+
+#[pyfunction]
+fn after_fork_in_child() {
+    fork::child();
+}
+
+/// Creates the family's arena if this process has none.
+#[pyfunction]
+fn ensure_arena(py: Python<'_>) -> PyResult<()> {
+    arena(py).map(|_| ())
+}
+
+/// Whether this process has an arena.
+#[pyfunction]
+fn has_arena() -> bool {
+    Arena::current().is_some()
+}
+
+/// Sets how many bytes the arena may use; ValueError once there is one.
+#[pyfunction]
+fn set_arena_limit(bytes: u64) -> PyResult<()> {
+    phalanx::arena::set_limit(bytes).map_err(to_py)
+}
+
+/// The descriptor of the arena, created if there is none. Closed on exec unless passed on.
+#[pyfunction]
+fn arena_fd(py: Python<'_>) -> PyResult<i32> {
+    Ok(arena(py)?.fd().as_raw_fd())
+}
+
+/// The random number that tells this family from others.
+#[pyfunction]
+fn family(py: Python<'_>) -> PyResult<u64> {
+    Ok(arena(py)?.family())
+}
+
+/// Reserves a place in the family for a child that another program or the zygote will start.
+#[pyfunction]
+fn reserve_child(py: Python<'_>) -> PyResult<u32> {
+    Ok(arena(py)?.reserve_child().map_err(to_py)?.get())
+}
+
+fn member(token: u32) -> PyResult<MemberId> {
+    MemberId::new(token)
+        .ok_or_else(|| PyValueError::new_err(format!("{token} is no member's token")))
+}
+
+/// Gives back the place of a child that was not started, or that is dead.
+#[pyfunction]
+fn cancel_child(token: u32) -> PyResult<bool> {
+    let id = member(token)?;
+    Ok(Arena::current().is_some_and(|arena| arena.cancel(id)))
+}
+
+/// Makes this process the member `token` of the family whose arena is `fd`, which it takes over.
+#[pyfunction]
+fn adopt(py: Python<'_>, fd: i32, token: u32) -> PyResult<()> {
+    let id = member(token)?;
+    if fd < 0 {
+        return Err(PyValueError::new_err(format!("{fd} is no descriptor")));
+    }
+    // SAFETY: the caller hands the descriptor over.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    Arena::adopt(fd, id).map_err(to_py)?;
+    arena(py).map(|_| ())
+}
+
+/// Drops the references that the parent counted for this process and that it did not use.
+#[pyfunction]
+fn drop_unclaimed() {
+    if let Some(arena) = Arena::current() {
+        arena.drop_unclaimed();
+    }
+}
+
+/// From here on this thread pickles for the child `token`.
+#[pyfunction]
+fn begin_spawning(token: u32) -> PyResult<()> {
+    SPAWNING.set(member(token)?.get());
+    Ok(())
+}
+
+/// Ends what `begin_spawning` began.
+#[pyfunction]
+fn end_spawning() {
+    SPAWNING.set(0);
+}
+
+/// The token of the child that this thread forked last, once; 0 if there is none. For
+/// `cancel_child` when that child has ended.
+#[pyfunction]
+fn last_fork_token() -> u32 {
+    fork::last_child().map_or(0, MemberId::get)
+}
+
+/// Gives back what the process `pid`, which has ended, held.
+#[pyfunction]
+fn reap(py: Python<'_>, pid: u32) -> bool {
+    Arena::current().is_some_and(|arena| py.detach(|| arena.reap_pid(pid)))
+}
+
+/// Reaps every dead member; returns how many.
+#[pyfunction]
+fn reap_all(py: Python<'_>) -> usize {
+    Arena::current().map_or(0, |arena| py.detach(|| arena.reap_all()))
+}
+
+/// Blocks and bytes in use, by walking the arena: `(blocks, bytes)`.
+#[pyfunction]
+fn arena_usage(py: Python<'_>) -> (u64, u64) {
+    Arena::current().map_or((0, 0), |arena| {
+        let usage = py.detach(|| arena.usage());
+        (usage.blocks(), usage.bytes())
+    })
+}
+
+/// Gives the memory of free large blocks back to the system.
+#[pyfunction]
+fn trim(py: Python<'_>) {
+    if let Some(arena) = Arena::current() {
+        py.detach(|| arena.trim());
+    }
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(ensure_arena, module)?)?;
+    module.add_function(wrap_pyfunction!(has_arena, module)?)?;
+    module.add_function(wrap_pyfunction!(set_arena_limit, module)?)?;
+    module.add_function(wrap_pyfunction!(arena_fd, module)?)?;
+    module.add_function(wrap_pyfunction!(family, module)?)?;
+    module.add_function(wrap_pyfunction!(reserve_child, module)?)?;
+    module.add_function(wrap_pyfunction!(cancel_child, module)?)?;
+    module.add_function(wrap_pyfunction!(adopt, module)?)?;
+    module.add_function(wrap_pyfunction!(drop_unclaimed, module)?)?;
+    module.add_function(wrap_pyfunction!(begin_spawning, module)?)?;
+    module.add_function(wrap_pyfunction!(end_spawning, module)?)?;
+    module.add_function(wrap_pyfunction!(last_fork_token, module)?)?;
+    module.add_function(wrap_pyfunction!(reap, module)?)?;
+    module.add_function(wrap_pyfunction!(reap_all, module)?)?;
+    module.add_function(wrap_pyfunction!(arena_usage, module)?)?;
+    module.add_function(wrap_pyfunction!(trim, module)?)
+}

@@ -1,0 +1,294 @@
+//! Allocation: size classes with free lists, and chunks from the end of the arena.
+//!
+//! Every change of shared state here is one store that is right before and after, made under a
+//! lock that survives its owner:
+//!
+//! * taking a block off a list: `head = next`. Killed right after it: the block is lost, one block.
+//! * putting it back: `next = head`, then `head = block`. Killed in between: the same.
+//! * a new chunk: its header is written first, then `top` moves. Killed in between: nothing.
+//!
+//! So a lock that is found abandoned needs no repair at all.
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+use super::layout::{self, BLOCK_HEADER, Block, CHUNK_MAGIC, Chunk, HEAP, LARGE};
+use super::{Arena, Handle, kind};
+use crate::error::{Error, Kind, Result};
+use crate::os::memory::{self, PAGE};
+use crate::sync::owner::MemberId;
+
+/// The offset of a block that the caller may use: checked, or fresh from the allocator.
+pub(crate) type Offset = u64;
+
+impl Arena {
+    /// A block for `len` bytes. The payload's contents are whatever was there before.
+    ///
+    /// The block belongs to this member; `refs` is 1.
+    pub(crate) fn alloc(&self, kind: u32, len: u64) -> Result<Offset> {
+        let class = layout::class_for(len).ok_or_else(|| self.full(len))?;
+        let size = layout::class_size(class);
+        let offset = match self.pop(class)? {
+            Some(offset) => offset,
+            None => self.fresh(class, len)?,
+        };
+        let block = self.block(offset)?;
+        block.owner.store(self.me_or_zero(), Relaxed);
+        block.len.store(len, Relaxed);
+        block.refs.store(1, Relaxed);
+        // SYNC: pairs with the Acquire in `check`; the payload is published by whoever shares the
+        // handle.
+        block.kind.store(kind, Release);
+        self.header().used.fetch_add(size, Relaxed);
+        Ok(offset)
+    }
+
+    /// As [`Arena::alloc`], with a payload of zeros.
+    pub(crate) fn alloc_zeroed(&self, kind: u32, len: u64) -> Result<Offset> {
+        let offset = self.alloc(kind, len)?;
+        // SAFETY: the block is this caller's alone and has room for `len` bytes.
+        unsafe { self.payload(offset)?.write_bytes(0, len as usize) };
+        Ok(offset)
+    }
+
+    /// Gives a block back. A block that is free already, or of another kind, is left alone.
+    pub(crate) fn free(&self, offset: Offset, kind: u32) {
+        let Ok(block) = self.block(offset) else {
+            return;
+        };
+        // SYNC: the Acquire orders the last uses of the block before its next life.
+        if block
+            .kind
+            .compare_exchange(kind, kind::FREE, AcqRel, Relaxed)
+            .is_err()
+        {
+            return;
+        }
+        block.generation.fetch_add(1, Relaxed);
+        block.owner.store(0, Relaxed);
+        let class = block.class.load(Relaxed) as usize % layout::CLASSES;
+        let size = layout::class_size(class);
+        let header = self.header();
+        saturating_sub(&header.used, size);
+        if size >= LARGE {
+            let warm = header.warm.load(Relaxed);
+            let cold = warm + size > header.warm_limit.load(Relaxed)
+                && memory::discard(self.fd(), offset + PAGE as u64, size - PAGE as u64);
+            block.cold.store(u32::from(cold), Relaxed);
+            if !cold {
+                header.warm.fetch_add(size, Relaxed);
+            }
+        }
+        let list = &header.classes[class];
+        let _guard = list.lock.guard(self);
+        block.next.store(list.head.load(Relaxed), Relaxed);
+        list.head.store(offset, Release);
+    }
+
+    fn pop(&self, class: usize) -> Result<Option<Offset>> {
+        let header = self.header();
+        let list = &header.classes[class];
+        if list.head.load(Relaxed) == 0 {
+            return Ok(None);
+        }
+        let _guard = list.lock.guard(self);
+        let head = list.head.load(Acquire);
+        if head == 0 {
+            return Ok(None);
+        }
+        let block = match self.block(head) {
+            Ok(block) if block.class.load(Relaxed) as usize == class => block,
+            _ => {
+                // Whatever was behind it is lost, but allocation goes on.
+                list.head.store(0, Release);
+                return Err(Error::corrupt("a free list points outside its class"));
+            }
+        };
+        list.head.store(block.next.load(Relaxed), Release);
+        let size = layout::class_size(class);
+        if size >= LARGE && block.cold.swap(0, Relaxed) == 0 {
+            saturating_sub(&header.warm, size);
+        }
+        Ok(Some(head))
+    }
+
+    /// A block that was never used before.
+    fn fresh(&self, class: usize, len: u64) -> Result<Offset> {
+        let header = self.header();
+        let size = layout::class_size(class);
+        let limit = header.limit.load(Relaxed);
+        if header
+            .used
+            .load(Relaxed)
+            .saturating_add(header.warm.load(Relaxed))
+            + size
+            > limit
+        {
+            self.trim();
+            if header.used.load(Relaxed) + size > limit {
+                return Err(self.full(len));
+            }
+        }
+        let list = &header.classes[class];
+        let _class_guard = list.lock.guard(self);
+        let at = list.fresh.load(Relaxed);
+        if size < LARGE && at != 0 && at + size <= list.fresh_end.load(Relaxed) {
+            self.write_block_header(at, class);
+            list.fresh.store(at + size, Release);
+            return Ok(at);
+        }
+        let chunk = layout::chunk_size(class);
+        let _top_guard = header.top_lock.guard(self);
+        let top = header.top.load(Relaxed);
+        if top + chunk > header.span.load(Relaxed) {
+            return Err(self.full(len));
+        }
+        self.write_block_header(top, class);
+        // SAFETY: the chunk is this member's alone until `top` moves, and inside the mapping.
+        let head = unsafe { &*self.at(top).cast::<Chunk>() };
+        head.size.store(chunk, Relaxed);
+        // SYNC: pairs with the Acquire in `chunks`.
+        header.top.store(top + chunk, Release);
+        if size >= LARGE {
+            return Ok(top);
+        }
+        let first = top + BLOCK_HEADER;
+        self.write_block_header(first, class);
+        // Killed between these two: what is left of the chunk is never used.
+        list.fresh.store(0, Relaxed);
+        list.fresh_end.store(top + chunk, Relaxed);
+        list.fresh.store(first + size, Release);
+        Ok(first)
+    }
+
+    fn write_block_header(&self, offset: Offset, class: usize) {
+        // SAFETY: the caller owns the block, which lies inside the mapping; the header is atomics.
+        let block = unsafe { &*self.at(offset).cast::<Block>() };
+        block.class.store(class as u32, Relaxed);
+        block.kind.store(kind::FREE, Relaxed);
+        // SYNC: pairs with the Acquire in `block`.
+        block.magic.store(CHUNK_MAGIC, Release);
+    }
+
+    /// Gives the pages of all large free blocks back to the system.
+    pub fn trim(&self) {
+        for class in 0..layout::CLASSES {
+            let size = layout::class_size(class);
+            if size < LARGE {
+                continue;
+            }
+            let list = &self.header().classes[class];
+            if list.head.load(Relaxed) == 0 {
+                continue;
+            }
+            let _guard = list.lock.guard(self);
+            let mut at = list.head.load(Acquire);
+            while at != 0 {
+                let Ok(block) = self.block(at) else { break };
+                if block.cold.load(Relaxed) == 0
+                    && memory::discard(self.fd(), at + PAGE as u64, size - PAGE as u64)
+                {
+                    block.cold.store(1, Relaxed);
+                    saturating_sub(&self.header().warm, size);
+                }
+                at = block.next.load(Relaxed);
+            }
+        }
+    }
+
+    /// The header of the block at `offset`, checked to be one.
+    pub(super) fn block(&self, offset: Offset) -> Result<&Block> {
+        let inside = offset >= HEAP
+            && offset % BLOCK_HEADER == 0
+            && offset.saturating_add(BLOCK_HEADER) <= self.header().top.load(Acquire);
+        if !inside {
+            return Err(Error::corrupt(format!("there is no block at {offset:#x}")));
+        }
+        // SAFETY: inside the mapping and aligned; a header is nothing but atomics, for which any
+        // bytes are valid.
+        let block = unsafe { &*self.at(offset).cast::<Block>() };
+        // SYNC: pairs with the Release in `write_block_header`.
+        if block.magic.load(Acquire) != CHUNK_MAGIC
+            || block.class.load(Relaxed) as usize >= layout::CLASSES
+        {
+            return Err(Error::corrupt(format!("there is no block at {offset:#x}")));
+        }
+        Ok(block)
+    }
+
+    /// The block at `offset` if it is in use and of this kind.
+    pub(super) fn check(&self, offset: Offset, kind: u32) -> Result<&Block> {
+        let block = self.block(offset)?;
+        // SYNC: pairs with the Release in `alloc`.
+        if block.kind.load(Acquire) != kind {
+            return Err(Error::corrupt(format!(
+                "the block at {offset:#x} is not of kind {kind}"
+            )));
+        }
+        Ok(block)
+    }
+
+    /// Where the payload of a block begins; it has room for the block's `len` bytes at least.
+    pub(crate) fn payload(&self, offset: Offset) -> Result<*mut u8> {
+        let block = self.block(offset)?;
+        let class = block.class.load(Relaxed) as usize % layout::CLASSES;
+        let start = offset + layout::payload_start(class);
+        if offset + layout::class_size(class) > self.header().top.load(Relaxed) {
+            return Err(Error::corrupt(format!(
+                "the block at {offset:#x} reaches past the end"
+            )));
+        }
+        Ok(self.at(start))
+    }
+
+    /// A block's payload as checked for a kind: address and the bytes asked for.
+    pub(crate) fn part(&self, offset: Offset, kind: u32) -> Result<(*mut u8, u64)> {
+        let block = self.check(offset, kind)?;
+        let class = block.class.load(Relaxed) as usize % layout::CLASSES;
+        let len = block.len.load(Relaxed).min(layout::payload_size(class));
+        Ok((self.payload(offset)?, len))
+    }
+
+    /// Makes a buffer block belong to `owner` (`None`: to nobody, it is in transit).
+    pub(crate) fn set_owner(&self, offset: Offset, owner: Option<MemberId>) {
+        if let Ok(block) = self.block(offset) {
+            block.owner.store(owner.map_or(0, MemberId::get), Relaxed);
+        }
+    }
+
+    pub(super) fn handle_of(&self, offset: Offset) -> Result<Handle> {
+        let generation = self.block(offset)?.generation.load(Relaxed);
+        Ok(Handle::new(offset, generation))
+    }
+
+    /// Frees the buffers that belonged to a dead member alone.
+    pub(super) fn free_owned_by(&self, dead: MemberId) {
+        for (offset, _) in self.chunks().filter(|&(_, size)| size >= LARGE) {
+            if let Ok(block) = self.block(offset)
+                && block.kind.load(Acquire) == kind::BUFFER
+                && block
+                    .owner
+                    .compare_exchange(dead.get(), 0, AcqRel, Relaxed)
+                    .is_ok()
+            {
+                self.free(offset, kind::BUFFER);
+            }
+        }
+    }
+
+    pub(super) fn full(&self, len: u64) -> Error {
+        let limit = self.header().limit.load(Relaxed);
+        Error::new(
+            Kind::ArenaFull,
+            format!(
+                "the arena has no room for {len} more bytes: {}; free shared objects, or raise the \
+                 limit of {limit} bytes by the environment variable PHALANX_ARENA_LIMIT",
+                self.usage()
+            ),
+        )
+    }
+}
+
+/// The books may be off by a block after a kill; they never go below zero.
+fn saturating_sub(count: &std::sync::atomic::AtomicU64, by: u64) {
+    let _ = count.fetch_update(Relaxed, Relaxed, |n| Some(n.saturating_sub(by)));
+}

@@ -1,0 +1,158 @@
+//! The crate's one error type.
+
+use std::fmt;
+
+/// What went wrong, in one sentence, with predicates to tell the cases apart.
+///
+/// The kind is private so that new cases break nobody: ask with the `is_*` methods.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    source: Option<std::io::Error>,
+}
+
+/// The crate's result type.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Timeout,
+    Interrupted,
+    Closed,
+    Full,
+    Empty,
+    Foreign,
+    Gone,
+    ArenaFull,
+    PeerDeath,
+    Unsupported,
+    Invalid,
+    Broken,
+    TooLarge,
+    Corrupt,
+    Os,
+}
+
+impl Error {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    pub(crate) fn os(what: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
+        Self {
+            kind: Kind::Os,
+            message: what.into(),
+            source: Some(source.into()),
+        }
+    }
+
+    pub(crate) fn timeout() -> Self {
+        Self::new(Kind::Timeout, "the time allowed for waiting ran out")
+    }
+
+    pub(crate) fn interrupted() -> Self {
+        Self::new(Kind::Interrupted, "a signal interrupted the wait")
+    }
+
+    pub(crate) fn corrupt(what: impl fmt::Display) -> Self {
+        Self::new(
+            Kind::Corrupt,
+            format!("the shared memory is damaged: {what}; a process of the family wrote over it"),
+        )
+    }
+
+    /// The deadline passed.
+    pub fn is_timeout(&self) -> bool {
+        self.kind == Kind::Timeout
+    }
+
+    /// A signal arrived during the wait; nothing has changed and the call may be repeated.
+    pub fn is_interrupted(&self) -> bool {
+        self.kind == Kind::Interrupted
+    }
+
+    /// The object was closed, here or (queues) for everybody.
+    pub fn is_closed(&self) -> bool {
+        self.kind == Kind::Closed
+    }
+
+    /// A bounded object has no room.
+    pub fn is_full(&self) -> bool {
+        self.kind == Kind::Full
+    }
+
+    /// There is nothing to take.
+    pub fn is_empty(&self) -> bool {
+        self.kind == Kind::Empty
+    }
+
+    /// The handle belongs to another family of processes.
+    pub fn is_foreign(&self) -> bool {
+        self.kind == Kind::Foreign
+    }
+
+    /// The object behind the handle has been freed.
+    pub fn is_gone(&self) -> bool {
+        self.kind == Kind::Gone
+    }
+
+    /// The arena has reached its limit.
+    pub fn is_arena_full(&self) -> bool {
+        self.kind == Kind::ArenaFull
+    }
+
+    /// A process that was needed is dead.
+    pub fn is_peer_death(&self) -> bool {
+        self.kind == Kind::PeerDeath
+    }
+
+    /// This system lacks something that is needed.
+    pub fn is_unsupported(&self) -> bool {
+        self.kind == Kind::Unsupported
+    }
+
+    /// An argument or the object's state does not allow the call.
+    pub fn is_invalid(&self) -> bool {
+        self.kind == Kind::Invalid
+    }
+
+    /// The barrier is broken.
+    pub fn is_broken(&self) -> bool {
+        self.kind == Kind::Broken
+    }
+
+    /// A message or request is over a limit.
+    pub fn is_too_large(&self) -> bool {
+        self.kind == Kind::TooLarge
+    }
+
+    /// The shared memory holds something that cannot be true.
+    pub fn is_corrupt(&self) -> bool {
+        self.kind == Kind::Corrupt
+    }
+
+    /// The operating system's error, if that is what it was.
+    pub fn os_error(&self) -> Option<&std::io::Error> {
+        self.source.as_ref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Some(source) => write!(f, "{}: {source}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|e| e as _)
+    }
+}
