@@ -1,0 +1,79 @@
+# make demo    builds the wheel and runs a real program on it, beside the standard library
+# make test    formats, lints and tests everything: what CI does
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+# One interpreter for every build, so that none undoes another's work.
+export PYO3_PYTHON := $(BIN)/python
+export PYO3_BUILD_EXTENSION_MODULE := 1
+export PYTHONPATH :=
+unexport PYTHONHOME
+
+EXAMPLES := $(patsubst crates/phalanx/examples/%.rs,%,$(wildcard crates/phalanx/examples/*.rs))
+# A Python test process of the package as it lies in the tree, with the extension beside it.
+PYTEST := PYTHONPATH=$(CURDIR)/python $(BIN)/python -X faulthandler -m pytest
+
+.PHONY: demo wheel test lint test-rust test-python extension conformance abi3 fmt clean
+
+demo: wheel
+	$(BIN)/python scripts/demo.py
+
+wheel: $(VENV)/made
+	$(BIN)/python -m pip install --quiet "$$(grep ^maturin requirements-dev.txt)"
+	rm -rf target/wheels
+	$(BIN)/maturin build --release --locked --interpreter $(BIN)/python --out target/wheels
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps target/wheels/*.whl
+	$(BIN)/python -m pip install --quiet "$$(grep ^cloudpickle requirements-dev.txt)"
+
+test: lint test-rust test-python
+
+lint: $(VENV)/tools
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test-rust: $(VENV)/tools
+	cargo test --locked -p phalanx --lib --tests
+	cargo test --locked -p phalanx --doc
+	@for example in $(EXAMPLES); do \
+	    echo "example $$example"; timeout 120 cargo run --quiet --locked -p phalanx --example $$example || exit 1; \
+	done
+
+test-python: extension
+	$(PYTEST) $(TESTS)
+
+# The extension in the development profile, beside the package in the tree.
+extension: $(VENV)/tools
+	cargo build --locked -p phalanx-python
+	$(BIN)/python scripts/place_extension.py target/debug/libphalanx_python.so
+
+# The interpreter's own multiprocessing suite, from a checkout of the runner beside this one.
+CONFORMANCE ?= ../shared/conformance
+conformance: extension
+	PYTHONPATH=$(CURDIR)/python $(BIN)/python $(CONFORMANCE)/run.py --module phalanx \
+	    --exempt $(CONFORMANCE)/exempt.txt $(ARGS)
+
+# One wheel for Python 3.11 and later.
+abi3: $(VENV)/made
+	$(BIN)/python -m pip install --quiet "$$(grep ^maturin requirements-dev.txt)"
+	$(BIN)/maturin build --release --locked --features abi3 --interpreter $(BIN)/python --out target/wheels-abi3
+
+fmt: $(VENV)/tools
+	cargo fmt --all
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf target $(VENV) .mypy_cache .pytest_cache .ruff_cache python/phalanx/_phalanx*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/made:
+	$(PYTHON) scripts/make_venv.py $(VENV)
+	touch $@
+
+$(VENV)/tools: $(VENV)/made requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
