@@ -1,7 +1,9 @@
 //! The extension module `phalanx._phalanx`: conversion, the GIL and signals; nothing else.
 
 mod arena;
+mod connection;
 mod error;
+mod turn;
 mod wait;
 
 use pyo3::prelude::*;
@@ -9,5 +11,7 @@ use pyo3::prelude::*;
 /// The native half of the Python package `phalanx`.
 #[pymodule]
 fn _phalanx(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    arena::register(module)
+    arena::register(module)?;
+    connection::register(module)?;
+    Ok(())
 }

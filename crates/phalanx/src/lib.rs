@@ -1,6 +1,7 @@
 //! Processes, queues, locks and pools over one shared arena.
 
 pub mod arena;
+pub mod channel;
 mod error;
 pub mod os;
 pub mod sync;

@@ -1,0 +1,3 @@
+//! Channels: messages from process to process.
+
+pub mod wire;
