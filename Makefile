@@ -17,7 +17,7 @@ PYTEST := PYTHONPATH=$(CURDIR)/python $(BIN)/python -X faulthandler -m pytest
 .PHONY: demo wheel test lint test-rust test-python extension conformance abi3 fmt clean
 
 demo: wheel
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python demo/demo.py
 
 wheel: $(VENV)/made
 	$(BIN)/python -m pip install --quiet "$$(grep ^maturin requirements-dev.txt)"
