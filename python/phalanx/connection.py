@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _phalanx, util
-from .context import AuthenticationError, BufferTooShort, reduction
+from .context import AuthenticationError, reduction
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -187,9 +187,7 @@ class Listener:
         self.close()
 
 
-def Client(
-    address: Address, family: str | None = None, authkey: bytes | None = None
-) -> Connection:
+def Client(address: Address, family: str | None = None, authkey: bytes | None = None) -> Connection:
     """Return a connection to the `Listener` at an address.
 
     Raises `ConnectionRefusedError` or `FileNotFoundError` if nobody listens there, and
@@ -406,8 +404,7 @@ def _authenticate_to_listener(conn: Any, authkey: bytes, address: Address) -> No
     """The client's side of the handshake."""
     patient = _Impatient(
         conn,
-        f"the listener at {address!r} sent no challenge within {_PATIENCE:g} s:"
-        " has it no authkey?",
+        f"the listener at {address!r} sent no challenge within {_PATIENCE:g} s: has it no authkey?",
         lambda: _is_unaccepted(conn.fileno(), address),
     )
     answer_challenge(patient, authkey)
