@@ -382,7 +382,7 @@ def test_missing_main_guard_is_explained(method, tmp_path):
     program.write_text(NO_GUARD.format(method=method))
     done = run_python(program)
     assert done.stdout == "exit code 1\n"
-    assert done.stderr.count("RuntimeError") == 1
+    assert done.stderr.count("\nRuntimeError: ") == 1
     assert '__name__ == "__main__"' in done.stderr.replace("'", '"')
 
 
