@@ -15,6 +15,7 @@ use arena::kind::KindInfo;
 /// All kinds of counted objects: what any member, typed or not, needs to know to give back the
 /// references of a dead one.
 static KINDS: &[KindInfo] = &[
+    KindInfo::of::<channel::queue::QueueCore>(),
     #[cfg(test)]
     KindInfo::of::<testing::Counter>(),
 ];

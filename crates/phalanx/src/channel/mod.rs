@@ -1,3 +1,12 @@
-//! Channels: messages from process to process.
+//! Queues, pipes and connections: messages between processes. `README.md` beside this file tells how
+//! they travel and what happens if somebody dies on the way.
 
+pub(crate) mod bell;
+pub mod log;
+pub mod queue;
+#[cfg(test)]
+mod tests;
 pub mod wire;
+
+pub use log::{Log, Message, Taken};
+pub use queue::Queue;

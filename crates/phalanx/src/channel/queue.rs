@@ -1,0 +1,254 @@
+//! A queue: a log with a bound on its length, and consumers and producers that sleep.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::time::Instant;
+
+use super::bell::Bell;
+use super::log::{Log, Message, Taken};
+use crate::arena::{Arena, Buffer, Shareable, Shared};
+use crate::error::{Error, Kind, Result};
+
+/// The shared part of a queue. Use it by [`Queue`].
+#[repr(C)]
+#[derive(Debug)]
+pub struct QueueCore {
+    log: Log,
+    /// Messages that may be in the queue at a time; `u64::MAX`: any number.
+    bound: u64,
+    items: Bell,
+    room: Bell,
+    /// Messages that were reported as done.
+    done: AtomicU64,
+    all_done: Bell,
+}
+
+// SAFETY: repr(C), atomics and a constant; `log` survives the death of its users, and the bells
+// are words to sleep on.
+unsafe impl Shareable for QueueCore {
+    const KIND: u32 = 32;
+    const NAME: &'static str = "Queue";
+
+    fn reclaim(&self, arena: &Arena) {
+        self.log.clear(arena);
+    }
+}
+
+/// A queue of byte messages, many producers to many consumers, first in first out.
+///
+/// A message put is in the queue when `put` returns: nothing is sent later by a helper thread. A
+/// process killed in the middle of a `put` or `get` leaves the queue working; at most its own
+/// message is lost.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    core: Shared<QueueCore>,
+}
+
+impl Queue {
+    /// A queue for at most `bound` messages at a time; `None`: any number.
+    ///
+    /// # Errors
+    /// `is_arena_full`, `is_invalid` for a bound of 0.
+    pub fn new(bound: Option<u64>) -> Result<Self> {
+        if bound == Some(0) {
+            return Err(Error::new(
+                Kind::Invalid,
+                "a queue's bound must be at least 1",
+            ));
+        }
+        Ok(Self::from_core(Shared::create(QueueCore {
+            log: Log::new(),
+            bound: bound.unwrap_or(u64::MAX),
+            items: Bell::new(),
+            room: Bell::new(),
+            done: AtomicU64::new(0),
+            all_done: Bell::new(),
+        })?))
+    }
+
+    /// The queue that a handle names.
+    pub fn from_core(core: Shared<QueueCore>) -> Self {
+        Self { core }
+    }
+
+    /// The counted object behind the queue: its handle goes to other members.
+    pub fn core(&self) -> &Shared<QueueCore> {
+        &self.core
+    }
+
+    /// Puts a message made of `parts`, waiting for room until `deadline` (`None`: for ever).
+    ///
+    /// # Errors
+    /// `is_full` when the deadline passes, `is_interrupted`, `is_arena_full`.
+    pub fn put(
+        &self,
+        parts: &[&[u8]],
+        tag: u16,
+        mut make_buffers: impl FnMut() -> Result<Vec<Buffer>>,
+        deadline: Option<Instant>,
+    ) -> Result<()> {
+        loop {
+            if self.try_put(parts, tag, make_buffers()?)? {
+                return Ok(());
+            }
+            self.wait_for_room(deadline)?;
+        }
+    }
+
+    /// Puts a message if there is room for it now.
+    ///
+    /// # Errors
+    /// `is_arena_full`.
+    #[inline]
+    pub fn try_put(&self, parts: &[&[u8]], tag: u16, buffers: Vec<Buffer>) -> Result<bool> {
+        let core = &*self.core;
+        let room = |count: u64, _bytes: u64| count < core.bound;
+        let put = core
+            .log
+            .push(self.core.arena(), parts, tag, buffers, room)?;
+        if put.is_some() {
+            core.items.ring(1);
+        }
+        Ok(put.is_some())
+    }
+
+    /// Waits until there may be room.
+    ///
+    /// # Errors
+    /// `is_full` when the deadline passes, `is_interrupted`.
+    pub fn wait_for_room(&self, deadline: Option<Instant>) -> Result<()> {
+        let core = &*self.core;
+        // A consumer that was killed may have left the count too high.
+        core.log.settle(self.core.arena())?;
+        let ready = || core.log.puts().saturating_sub(core.log.gets()) < core.bound;
+        core.room.wait(ready, deadline).map_err(|error| {
+            if error.is_timeout() {
+                Error::new(
+                    Kind::Full,
+                    format!("the queue is full: it holds {}", core.bound),
+                )
+            } else {
+                error
+            }
+        })
+    }
+
+    /// Takes the oldest message, waiting for one until `deadline` (`None`: for ever).
+    ///
+    /// # Errors
+    /// `is_empty` when the deadline passes, `is_interrupted`, `is_corrupt`.
+    pub fn get(&self, deadline: Option<Instant>) -> Result<Message> {
+        loop {
+            if let Some(message) = self.try_get()? {
+                return Ok(message);
+            }
+            self.wait_for_item(deadline)?;
+        }
+    }
+
+    /// Takes the oldest message if there is one now.
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    pub fn try_get(&self) -> Result<Option<Message>> {
+        let message = self.core.log.pop(self.core.arena())?;
+        if message.is_some() && self.core.bound != u64::MAX {
+            self.core.room.ring(1);
+        }
+        Ok(message)
+    }
+
+    /// The fast form of [`Queue::try_get`]: copies a small message over `bytes`.
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    #[inline]
+    pub fn try_get_into(&self, bytes: &mut Vec<u8>) -> Result<Option<Taken>> {
+        let taken = self.core.log.pop_into(self.core.arena(), bytes)?;
+        if taken.is_some() && self.core.bound != u64::MAX {
+            self.core.room.ring(1);
+        }
+        Ok(taken)
+    }
+
+    /// Waits until there may be something to take.
+    ///
+    /// # Errors
+    /// `is_empty` when the deadline passes, `is_interrupted`.
+    pub fn wait_for_item(&self, deadline: Option<Instant>) -> Result<()> {
+        let core = &*self.core;
+        // A producer that was killed may have left the count too low.
+        core.log.settle(self.core.arena())?;
+        core.items
+            .wait(|| !core.log.is_empty(), deadline)
+            .map_err(|error| {
+                if error.is_timeout() {
+                    Error::new(Kind::Empty, "the queue is empty")
+                } else {
+                    error
+                }
+            })
+    }
+
+    /// How many messages are in the queue, exactly.
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    pub fn len(&self) -> Result<u64> {
+        self.core.log.len(self.core.arena())
+    }
+
+    /// Whether there is nothing in the queue.
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// How many messages may be in the queue at a time; `None`: any number.
+    pub fn bound(&self) -> Option<u64> {
+        (self.core.bound != u64::MAX).then_some(self.core.bound)
+    }
+
+    /// Says that one message that was taken has been worked on.
+    ///
+    /// # Errors
+    /// `is_invalid` if all messages ever put have been reported already.
+    pub fn task_done(&self) -> Result<()> {
+        let core = &*self.core;
+        let puts = core.log.puts();
+        let next = |done: u64| (done < puts).then_some(done + 1);
+        match core.done.fetch_update(SeqCst, Relaxed, next) {
+            Ok(before) if before + 1 == puts => core.all_done.ring(u32::MAX),
+            Ok(_) => {}
+            Err(_) => {
+                return Err(Error::new(
+                    Kind::Invalid,
+                    "task_done() was called more often than there were items put",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Messages that were put and not yet reported as done.
+    pub fn unfinished(&self) -> u64 {
+        let done = self.core.done.load(Acquire);
+        self.core.log.puts().saturating_sub(done)
+    }
+
+    /// Waits until every message ever put has been reported as done.
+    ///
+    /// # Errors
+    /// `is_timeout`, `is_interrupted`.
+    pub fn join(&self, deadline: Option<Instant>) -> Result<()> {
+        self.core.log.settle(self.core.arena())?;
+        while self.unfinished() > 0 {
+            self.core
+                .all_done
+                .wait(|| self.unfinished() == 0, deadline)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::{Log, Queue};
+use crate::arena::{Arena, Buffer, Shared};
+use crate::testing::{Counter, in_child};
+
+fn no_buffers() -> crate::Result<Vec<Buffer>> {
+    Ok(Vec::new())
+}
+
+#[test]
+fn smoke() {
+    let queue = Queue::new(None).unwrap();
+    assert!(queue.is_empty().unwrap());
+    queue.put(&[b"one", b"two"], 3, no_buffers, None).unwrap();
+    queue.put(&[], 0, no_buffers, None).unwrap();
+    assert_eq!(queue.len().unwrap(), 2);
+    let message = queue.get(None).unwrap();
+    assert_eq!(
+        (message.bytes(), message.tag, message.number),
+        (&b"onetwo"[..], 3, 0)
+    );
+    assert_eq!(queue.get(None).unwrap().bytes(), b"");
+    let now = Some(std::time::Instant::now());
+    assert!(queue.get(now).unwrap_err().is_empty());
+}
+
+#[test]
+fn order_and_content_hold_across_segments() {
+    let log = Log::new();
+    let arena = Arena::get().unwrap();
+    let mut model = VecDeque::new();
+    let mut seed = 1u64;
+    for step in 0..20_000u64 {
+        seed = seed
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        if seed >> 33 & 1 == 0 || model.is_empty() {
+            let len = match seed >> 40 & 15 {
+                0 => 20_000,
+                1 => super::log::INLINE + (seed >> 50) as usize,
+                _ => (seed >> 50) as usize % 300,
+            };
+            let bytes: Vec<u8> = (0..len).map(|i| (i as u64 ^ step) as u8).collect();
+            let number = log.push(arena, &[&bytes], step as u16 & 7, Vec::new(), |_, _| true);
+            assert!(number.unwrap().is_some());
+            model.push_back((bytes, step as u16 & 7));
+        } else {
+            let message = log.pop(arena).unwrap().unwrap();
+            let (bytes, tag) = model.pop_front().unwrap();
+            assert_eq!(message.tag, tag);
+            assert!(message.bytes() == bytes, "message {}", message.number);
+        }
+        assert_eq!(log.len(arena).unwrap(), model.len() as u64);
+    }
+    log.clear(arena);
+}
+
+#[test]
+fn buffers_travel_without_a_copy() {
+    let queue = Queue::new(None).unwrap();
+    let arena = Arena::get().unwrap();
+    let buffer = Buffer::copy(arena, &vec![9; 300_000]).unwrap();
+    let address = buffer.as_mut_ptr();
+    assert!(queue.try_put(&[b"x"], 0, vec![buffer]).unwrap());
+    let message = queue.get(None).unwrap();
+    assert_eq!(message.buffers[0].as_mut_ptr(), address);
+    assert!(message.buffers[0].iter().all(|&b| b == 9));
+}
+
+#[test]
+fn a_bounded_queue_blocks_and_goes_on() {
+    let queue = Queue::new(Some(2)).unwrap();
+    let total = 5_000u32;
+    let producer = in_child(|| {
+        for i in 0..total {
+            queue.put(&[&i.to_ne_bytes()], 0, no_buffers, None).unwrap();
+        }
+    });
+    for i in 0..total {
+        assert!(queue.len().unwrap() <= 2);
+        assert_eq!(queue.get(None).unwrap().bytes(), i.to_ne_bytes());
+    }
+    producer.wait();
+    assert!(queue.try_put(&[], 0, vec![]).unwrap() && queue.try_put(&[], 0, vec![]).unwrap());
+    assert!(!queue.try_put(&[], 0, vec![]).unwrap());
+    let now = Some(std::time::Instant::now());
+    assert!(queue.put(&[], 0, no_buffers, now).unwrap_err().is_full());
+}
+
+#[test]
+fn many_to_many_nothing_lost_nothing_twice() {
+    let queue = Queue::new(None).unwrap();
+    let sum = Shared::create(Counter(0.into())).unwrap();
+    let (producers, each) = (3u64, 4_000u64);
+    let work = |k: u64| {
+        let queue = queue.clone();
+        move || {
+            for i in 0..each {
+                queue
+                    .put(&[&(k * each + i).to_ne_bytes()], 0, no_buffers, None)
+                    .unwrap();
+            }
+        }
+    };
+    let makers: Vec<_> = (0..producers).map(|k| in_child(work(k))).collect();
+    let eaters: Vec<_> = (0..2)
+        .map(|_| {
+            in_child(|| {
+                loop {
+                    let message = queue.get(None).unwrap();
+                    if message.bytes().is_empty() {
+                        return;
+                    }
+                    let number = u64::from_ne_bytes(message.bytes().try_into().unwrap());
+                    sum.0.fetch_add(number + 1, SeqCst);
+                }
+            })
+        })
+        .collect();
+    makers.into_iter().for_each(|m| m.wait());
+    eaters
+        .iter()
+        .for_each(|_| queue.put(&[], 0, no_buffers, None).unwrap());
+    eaters.into_iter().for_each(|e| e.wait());
+    let n = producers * each;
+    assert_eq!(sum.0.load(SeqCst), n * (n + 1) / 2);
+}
+
+#[test]
+fn killed_producers_and_consumers_stop_nobody() {
+    let queue = Queue::new(None).unwrap();
+    let beat = Shared::create(Counter(0.into())).unwrap();
+    for round in 0..40u64 {
+        let victim = in_child(|| {
+            for i in 0u64.. {
+                if round % 2 == 0 {
+                    queue
+                        .put(&[&i.to_ne_bytes(), &[0; 500]], 0, no_buffers, None)
+                        .unwrap();
+                } else {
+                    queue.try_put(&[&i.to_ne_bytes()], 1, vec![]).unwrap();
+                    queue.try_get().unwrap();
+                }
+                beat.0.fetch_add(1, SeqCst);
+            }
+        });
+        let start = beat.0.load(SeqCst);
+        while beat.0.load(SeqCst) < start + 50 + round {
+            std::thread::yield_now();
+        }
+        victim.kill();
+        queue.put(&[b"mine"], 7, no_buffers, None).unwrap();
+        loop {
+            let message = queue.get(None).unwrap();
+            if message.tag == 7 {
+                assert_eq!(message.bytes(), b"mine");
+                break;
+            }
+        }
+        assert_eq!(queue.len().unwrap(), 0);
+    }
+}
+
+#[test]
+fn task_done_and_join() {
+    let queue = Queue::new(None).unwrap();
+    queue.join(None).unwrap();
+    assert!(queue.task_done().unwrap_err().is_invalid());
+    queue.put(&[b"x"], 0, no_buffers, None).unwrap();
+    let now = Some(std::time::Instant::now());
+    assert!(queue.join(now).unwrap_err().is_timeout());
+    let worker = in_child(|| {
+        queue.get(None).unwrap();
+        queue.task_done().unwrap();
+    });
+    queue.join(None).unwrap();
+    worker.wait();
+    assert_eq!(queue.unfinished(), 0);
+}
+
+#[test]
+fn a_dropped_queue_gives_its_memory_back() {
+    let arena = Arena::get().unwrap();
+    let log = Log::new();
+    for _ in 0..50 {
+        let big = Buffer::copy(arena, &[1; 100_000]).unwrap();
+        log.push(arena, &[&[2; 3000]], 0, vec![big], |_, _| true)
+            .unwrap();
+    }
+    let full = arena.usage().bytes();
+    log.clear(arena);
+    // Other tests allocate at the same time, but not so much.
+    assert!(arena.usage().bytes() + 40 * 100_000 <= full);
+}
