@@ -32,9 +32,7 @@ _DIRECTORY = "/dev/shm"
 
 def _make_filename() -> str:
     """Invent a name for a block."""
-    return _SHM_NAME_PREFIX + os.urandom(
-        (_SHM_SAFE_NAME_LENGTH - len(_SHM_NAME_PREFIX)) // 2
-    ).hex()
+    return _SHM_NAME_PREFIX + os.urandom((_SHM_SAFE_NAME_LENGTH - len(_SHM_NAME_PREFIX)) // 2).hex()
 
 
 def _path(name: str) -> str:

@@ -1,7 +1,7 @@
 """The package's names, with threads instead of processes.
 
-    from phalanx.dummy import Pool
-    Pool(8).map(fetch, urls)
+from phalanx.dummy import Pool
+Pool(8).map(fetch, urls)
 """
 
 from __future__ import annotations

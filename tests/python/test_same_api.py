@@ -1,0 +1,129 @@
+"""The names and signatures are those of the running Python's own multiprocessing."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import multiprocessing
+import types
+
+import pytest
+
+SUBMODULES = [
+    "connection",
+    "context",
+    "dummy",
+    "managers",
+    "pool",
+    "process",
+    "queues",
+    "reduction",
+    "shared_memory",
+    "sharedctypes",
+    "spawn",
+    "synchronize",
+    "util",
+]
+CLASSES = [
+    ("process", "BaseProcess"),
+    ("context", "BaseContext"),
+    ("queues", "Queue"),
+    ("queues", "JoinableQueue"),
+    ("queues", "SimpleQueue"),
+    ("synchronize", "Lock"),
+    ("synchronize", "RLock"),
+    ("synchronize", "Semaphore"),
+    ("synchronize", "BoundedSemaphore"),
+    ("synchronize", "Condition"),
+    ("synchronize", "Event"),
+    ("synchronize", "Barrier"),
+    ("connection", "Connection"),
+    ("connection", "Listener"),
+    ("pool", "Pool"),
+    ("pool", "ThreadPool"),
+    ("pool", "AsyncResult"),
+    ("managers", "BaseManager"),
+    ("managers", "SyncManager"),
+    ("managers", "BaseProxy"),
+    ("managers", "SharedMemoryManager"),
+    ("shared_memory", "SharedMemory"),
+    ("shared_memory", "ShareableList"),
+]
+
+
+def public(module: types.ModuleType) -> set[str]:
+    """The names that a module promises."""
+    return set(getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")]))
+
+
+def test_package_has_every_public_name(mp):
+    assert public(multiprocessing) - public(mp) == set()
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_submodule_has_every_public_name(name):
+    theirs = importlib.import_module(f"multiprocessing.{name}")
+    ours = importlib.import_module(f"phalanx.{name}")
+    assert {n for n in public(theirs) if not hasattr(ours, n)} == set()
+
+
+def parameters(function) -> list[tuple] | None:
+    """A signature without annotations; None where there is none to see."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    return [(p.name, p.kind, p.default) for p in signature.parameters.values()]
+
+
+def compare(name: str, theirs, ours) -> str | None:
+    """What is wrong with our signature: it may have more, but keyword-only and with a default."""
+    wanted, found = parameters(theirs), parameters(ours)
+    if wanted is None or found is None:
+        return None
+    kind = inspect.Parameter
+    if {k for _, k, _ in found} == {kind.VAR_POSITIONAL, kind.VAR_KEYWORD}:
+        return None  # anything goes
+    extra = [p for p in found if p not in wanted]
+    if [p for p in found if p in wanted] != wanted:
+        return f"{name}: {wanted} expected, {found} found"
+    if any(k is not kind.KEYWORD_ONLY or default is kind.empty for _, k, default in extra):
+        return f"{name}: {extra} beyond the standard are not keyword-only with a default"
+    return None
+
+
+@pytest.mark.parametrize(("module", "name"), CLASSES, ids=[".".join(c) for c in CLASSES])
+def test_class_has_every_public_method(module, name):
+    theirs = getattr(importlib.import_module(f"multiprocessing.{module}"), name)
+    ours = getattr(importlib.import_module(f"phalanx.{module}"), name)
+    names = [n for n in dir(theirs) if not n.startswith("_")]
+    assert [n for n in names if not hasattr(ours, n)] == []
+    wrong = [
+        compare(f"{name}.{n}", getattr(theirs, n), getattr(ours, n))
+        for n in names
+        if inspect.isroutine(getattr(theirs, n))
+    ]
+    assert [w for w in wrong if w] == []
+
+
+def test_context_methods_take_the_same_arguments(mp):
+    wrong = [
+        compare(n, getattr(multiprocessing, n), getattr(mp, n))
+        for n in public(multiprocessing)
+        if inspect.ismethod(getattr(multiprocessing, n))
+    ]
+    assert [w for w in wrong if w] == []
+
+
+def test_exceptions_are_the_builtin_ones_where_the_standard_ones_are(mp):
+    for name in ("ProcessError", "TimeoutError", "AuthenticationError", "BufferTooShort"):
+        assert issubclass(getattr(mp, name), Exception)
+        assert issubclass(getattr(mp, name), mp.ProcessError)
+
+
+def test_default_start_method_is_the_same():
+    from processes import run_python
+
+    program = "import {} as mp; print(mp.get_start_method(), mp.get_all_start_methods())"
+    ours, theirs = (run_python("-c", program.format(m)) for m in ("phalanx", "multiprocessing"))
+    assert ours.stdout == theirs.stdout
