@@ -16,6 +16,13 @@ use arena::kind::KindInfo;
 /// references of a dead one.
 static KINDS: &[KindInfo] = &[
     KindInfo::of::<channel::queue::QueueCore>(),
+    KindInfo::of::<sync::Lock>(),
+    KindInfo::of::<sync::RLock>(),
+    KindInfo::of::<sync::Semaphore>(),
+    KindInfo::of::<sync::BoundedSemaphore>(),
+    KindInfo::of::<sync::Condition>(),
+    KindInfo::of::<sync::Event>(),
+    KindInfo::of::<sync::Barrier>(),
     #[cfg(test)]
     KindInfo::of::<testing::Counter>(),
 ];

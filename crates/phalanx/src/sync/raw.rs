@@ -90,6 +90,17 @@ impl RawLock {
         self.take_free(members.me().get()).then_some(CLEAN)
     }
 
+    /// Acquires the lock if it is free now or if its owner is dead. Never blocks.
+    pub fn try_take_over(&self, members: &impl Members) -> Option<Acquired> {
+        if let Some(acquired) = self.try_lock(members) {
+            return Some(acquired);
+        }
+        let seen = self.word.load(Relaxed);
+        let mine = members.me().get() | (seen & WAITERS);
+        self.take_over(seen, mine, members)
+            .then_some(Acquired { recovered: true })
+    }
+
     /// Acquires the lock and gives it back when the guard is dropped.
     pub fn guard<M: Members>(&self, members: &M) -> Guard<'_> {
         let acquired = self.lock(members);
@@ -99,18 +110,31 @@ impl RawLock {
         }
     }
 
+    /// As [`guard`](Self::guard), if the lock is free now. Never blocks.
+    pub fn try_guard(&self, members: &impl Members) -> Option<Guard<'_>> {
+        let Acquired { recovered } = self.try_lock(members)?;
+        Some(Guard {
+            lock: self,
+            recovered,
+        })
+    }
+
     /// Frees the lock, which this process must hold.
     #[inline]
     pub fn unlock(&self) {
+        let held = self.release();
+        debug_assert!(held, "unlocked a lock that was free");
+    }
+
+    /// Frees the lock, whoever holds it; says whether somebody did.
+    #[inline]
+    pub(crate) fn release(&self) -> bool {
         // SYNC: pairs with the acquiring compare-exchange in `take_free` and `take_over`.
         let before = self.word.swap(0, Release);
-        debug_assert!(
-            before & MemberId::MASK != 0,
-            "unlocked a lock that was free"
-        );
         if before & WAITERS != 0 {
             futex::wake(&self.word, 1);
         }
+        before & MemberId::MASK != 0
     }
 
     /// Who holds the lock now.
@@ -120,7 +144,7 @@ impl RawLock {
 
     #[inline]
     fn take_free(&self, to: u32) -> bool {
-        // SYNC: pairs with the release in `unlock`.
+        // SYNC: pairs with the release in `release`.
         self.word.compare_exchange(0, to, Acquire, Relaxed).is_ok()
     }
 
@@ -176,7 +200,7 @@ impl RawLock {
         if self.word.load(Relaxed) != seen || members.is_alive(owner) {
             return false;
         }
-        // SYNC: pairs with the releases in `unlock` of those who held it before the dead one.
+        // SYNC: pairs with the releases in `release` of those who held it before the dead one.
         self.word
             .compare_exchange(seen, mine, Acquire, Relaxed)
             .is_ok()

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering::Acquire};
 use std::time::{Duration, Instant};
 
+use super::slots::{Part, Space};
 use super::{MemberId, Members};
 use crate::os::futex;
 
@@ -26,6 +27,38 @@ impl Members for Processes {
             .rposition(|&byte| byte == b')')
             .map_or(0, |at| at + 2);
         !matches!(stat.get(after_name), None | Some(b'Z' | b'X'))
+    }
+}
+
+/// The same members, with room for further slots on this process's heap.
+#[derive(Clone, Copy)]
+pub(crate) struct Heap;
+
+impl Members for Heap {
+    fn me(&self) -> MemberId {
+        Processes.me()
+    }
+
+    fn is_alive(&self, member: MemberId) -> bool {
+        Processes.is_alive(member)
+    }
+}
+
+impl Space for Heap {
+    fn new_part(&self) -> Option<u64> {
+        // SAFETY: all-zero bytes are a part.
+        let part: Part = unsafe { std::mem::zeroed() };
+        Some(Box::into_raw(Box::new(part)).expose_provenance() as u64)
+    }
+
+    fn part(&self, at: u64) -> Option<&Part> {
+        // SAFETY: the tests hand back only what `new_part` gave them, and free it last.
+        unsafe { std::ptr::with_exposed_provenance::<Part>(at as usize).as_ref() }
+    }
+
+    fn free_part(&self, at: u64) {
+        // SAFETY: it came from `new_part`, and the caller does not use it any more.
+        drop(unsafe { Box::from_raw(std::ptr::with_exposed_provenance_mut::<Part>(at as usize)) });
     }
 }
 
