@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::arena::{Arena, Buffer, Offset, buffer, kind};
-use crate::error::{Error, Result};
-use crate::sync::raw::RawLock;
+use crate::error::{Error, Kind, Result};
+use crate::sync::raw::{Guard, RawLock};
 
 /// Payloads up to this size travel inside the segment, longer ones in a buffer of their own.
 pub const INLINE: usize = crate::arena::MIN_BUFFER;
@@ -96,7 +96,7 @@ impl Place {
 }
 
 /// What a record begins with.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct RecordHead {
     len: u32,
     buffers: u16,
@@ -183,54 +183,44 @@ impl Log {
         }
     }
 
-    /// Appends a message, whose bytes are `parts` one after the other; returns its number.
+    /// Appends a message.
     ///
     /// `room` is asked under the producers' lock with the number of messages now in the log and
-    /// their bytes; if it says no, nothing is put and the result is `None`.
-    ///
-    /// Never blocks but for another producer's copying.
+    /// their bytes; if it says no, nothing is put, and the letter may be posted again.
     ///
     /// # Errors
-    /// `is_arena_full`; `is_too_large` for more than 65,534 buffers.
+    /// `is_arena_full`, `is_corrupt`; nothing is put then.
+    #[inline]
     pub fn push(
         &self,
-        arena: &'static Arena,
-        parts: &[&[u8]],
-        tag: u16,
-        buffers: Vec<Buffer>,
+        letter: &mut Letter<'_>,
+        patience: Patience,
         room: impl Fn(u64, u64) -> bool,
-    ) -> Result<Option<u64>> {
-        let len: usize = parts.iter().map(|p| p.len()).sum();
-        let mut outgoing = Outgoing::new(arena, buffers)?;
-        let mut tag = tag & !IN_BUFFER;
-        let mut inline = parts;
-        if len > INLINE {
-            outgoing.add(gather(arena, parts, len)?)?;
-            tag |= IN_BUFFER;
-            inline = &[];
+    ) -> Result<Pushed> {
+        let pushed = self.append(letter, patience, room)?;
+        if let Pushed::Number(_) = pushed {
+            // The buffers are the message's now.
+            letter.handles.clear();
         }
-        let head = RecordHead {
-            len: inline.iter().map(|p| p.len()).sum::<usize>() as u32,
-            buffers: outgoing.handles.len() as u16,
-            tag,
-        };
-        let number = self.append(arena, head, inline, &outgoing.handles, room)?;
-        if number.is_some() {
-            outgoing.delivered();
-        }
-        Ok(number)
+        Ok(pushed)
     }
 
     fn append(
         &self,
-        arena: &'static Arena,
-        head: RecordHead,
-        parts: &[&[u8]],
-        handles: &[u64],
+        letter: &Letter<'_>,
+        patience: Patience,
         room: impl Fn(u64, u64) -> bool,
-    ) -> Result<Option<u64>> {
+    ) -> Result<Pushed> {
+        let Letter {
+            arena,
+            head,
+            parts,
+            ref handles,
+        } = *letter;
         let producers = &self.producers.0;
-        let guard = producers.lock.guard(arena);
+        let Some(guard) = patience.lock(&producers.lock, arena) else {
+            return Ok(Pushed::Busy);
+        };
         if guard.recovered || producers.tail.load(Relaxed) == 0 {
             self.repair_tail(arena)?;
         }
@@ -242,7 +232,7 @@ impl Log {
         let in_log = number.saturating_sub(self.consumers.0.gets.load(Relaxed));
         let bytes_in_log = bytes.saturating_sub(self.consumers.0.bytes.load(Relaxed));
         if !room(in_log, bytes_in_log) {
-            return Ok(None);
+            return Ok(Pushed::NoRoom);
         }
         let size = head.size();
         if u64::from(place.bytes) + size <= capacity {
@@ -265,7 +255,7 @@ impl Log {
         producers.bytes.store(bytes + size, Relaxed);
         // SYNC: pairs with the Acquire in `is_empty`.
         producers.puts.store(number + 1, Release);
-        Ok(Some(number))
+        Ok(Pushed::Number(number))
     }
 
     /// Makes the producers' line agree with the segments after a death, or makes the first segment.
@@ -296,7 +286,7 @@ impl Log {
         }
     }
 
-    /// Takes the oldest message, if there is one. Never blocks but for another consumer's copying.
+    /// Takes the oldest message, if there is one. Blocks for another consumer's copying only.
     ///
     /// # Errors
     /// `is_corrupt` if the shared memory was overwritten.
@@ -304,46 +294,58 @@ impl Log {
         if self.is_empty() {
             return Ok(None);
         }
-        let mut bytes = Vec::new();
-        let Some(taken) = self.take(arena, &mut bytes, |_| {})? else {
-            return Ok(None);
-        };
-        taken.into_message(arena, bytes).map(Some)
+        self.pop_claimed(arena, |_| {})
     }
 
     /// As [`Log::pop`]; `claim` is called with the message's number before it leaves the log, while
     /// nobody else can take it: if this process is killed after `claim`, the message has either
     /// left the log or is still there under that number.
+    ///
+    /// # Errors
+    /// `is_corrupt`.
     pub fn pop_claimed(
         &self,
         arena: &'static Arena,
         claim: impl FnOnce(u64),
     ) -> Result<Option<Message>> {
         let mut bytes = Vec::new();
-        let Some(taken) = self.take(arena, &mut bytes, claim)? else {
-            return Ok(None);
-        };
-        taken.into_message(arena, bytes).map(Some)
+        match self.take(arena, &mut bytes, Patience::Wait, claim)? {
+            Some(taken) => taken.into_message(arena, bytes).map(Some),
+            None => Ok(None),
+        }
     }
 
-    /// Copies the oldest small message's bytes over `bytes`. `None` if there is none.
+    /// Copies the oldest message's inline bytes over `bytes`. `None` if there is none, or if
+    /// another consumer is at it and `patience` is [`Patience::Now`].
     ///
     /// The fast form of [`Log::pop`]: with a vector that is used again, nothing is allocated.
-    pub fn pop_into(&self, arena: &'static Arena, bytes: &mut Vec<u8>) -> Result<Option<Taken>> {
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    #[inline]
+    pub fn pop_into(
+        &self,
+        arena: &'static Arena,
+        bytes: &mut Vec<u8>,
+        patience: Patience,
+    ) -> Result<Option<Taken>> {
         if self.is_empty() {
             return Ok(None);
         }
-        self.take(arena, bytes, |_| {})
+        self.take(arena, bytes, patience, |_| {})
     }
 
     fn take(
         &self,
         arena: &'static Arena,
         bytes: &mut Vec<u8>,
+        patience: Patience,
         claim: impl FnOnce(u64),
     ) -> Result<Option<Taken>> {
         let consumers = &self.consumers.0;
-        let guard = consumers.lock.guard(arena);
+        let Some(guard) = patience.lock(&consumers.lock, arena) else {
+            return Ok(None);
+        };
         if guard.recovered {
             self.repair_head(arena)?;
         }
@@ -539,41 +541,105 @@ impl Taken {
     }
 }
 
-/// The buffers of a message on its way into the log; given back if it does not get there.
-struct Outgoing {
+/// How long to wait for another process that is at the same end of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Not at all: give up if somebody is there.
+    Now,
+    /// As long as it lives.
+    Wait,
+}
+
+impl Patience {
+    #[inline]
+    fn lock<'a>(self, lock: &'a RawLock, arena: &Arena) -> Option<Guard<'a>> {
+        match self {
+            Self::Now => lock.try_guard(arena),
+            Self::Wait => Some(lock.guard(arena)),
+        }
+    }
+}
+
+/// What became of a [`Log::push`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// The message is in the log; so many were put before it.
+    Number(u64),
+    /// There is no room for it.
+    NoRoom,
+    /// Another producer is at it, and there was no patience.
+    Busy,
+}
+
+/// A message ready to be put, whose bytes are `parts` one after the other.
+///
+/// What is large has been copied into the arena already. May be tried as often as it takes; what
+/// was not put is freed with it.
+#[derive(Debug)]
+pub struct Letter<'a> {
     arena: &'static Arena,
+    head: RecordHead,
+    /// What goes into the segment.
+    parts: &'a [&'a [u8]],
     handles: Vec<u64>,
 }
 
-impl Outgoing {
-    fn new(arena: &'static Arena, buffers: Vec<Buffer>) -> Result<Self> {
-        let mut this = Self {
+impl<'a> Letter<'a> {
+    /// A message of `parts` and `buffers`, with 15 bits of `tag` for the receiver.
+    ///
+    /// # Errors
+    /// `is_arena_full`; `is_too_large` for more than 65,534 buffers.
+    #[inline]
+    pub fn new(
+        arena: &'static Arena,
+        parts: &'a [&'a [u8]],
+        tag: u16,
+        buffers: Vec<Buffer>,
+    ) -> Result<Self> {
+        let len: usize = parts.iter().map(|p| p.len()).sum();
+        let mut letter = Self {
             arena,
-            handles: Vec::with_capacity(buffers.len()),
+            head: RecordHead {
+                len: len as u32,
+                buffers: 0,
+                tag: tag & !IN_BUFFER,
+            },
+            parts,
+            handles: Vec::new(),
         };
-        for buffer in buffers {
-            this.add(buffer)?;
+        if len > INLINE || !buffers.is_empty() {
+            letter.enclose(len, buffers)?;
         }
-        Ok(this)
+        Ok(letter)
     }
 
-    fn add(&mut self, buffer: Buffer) -> Result<()> {
-        if self.handles.len() + 1 >= usize::from(u16::MAX) {
+    #[cold]
+    fn enclose(&mut self, len: usize, buffers: Vec<Buffer>) -> Result<()> {
+        if buffers.len() + 1 >= usize::from(u16::MAX) {
             return Err(Error::new(
-                crate::error::Kind::TooLarge,
-                "a message may bring at most 65,534 buffers",
+                Kind::TooLarge,
+                format!(
+                    "a message of {} buffers; it may bring at most 65,534",
+                    buffers.len()
+                ),
             ));
         }
-        self.handles.push(buffer.send()?);
+        for buffer in buffers {
+            self.handles.push(buffer.send()?);
+        }
+        if len > INLINE {
+            self.handles
+                .push(gather(self.arena, self.parts, len)?.send()?);
+            self.head.len = 0;
+            self.head.tag |= IN_BUFFER;
+            self.parts = &[];
+        }
+        self.head.buffers = self.handles.len() as u16;
         Ok(())
-    }
-
-    fn delivered(&mut self) {
-        self.handles.clear();
     }
 }
 
-impl Drop for Outgoing {
+impl Drop for Letter<'_> {
     fn drop(&mut self) {
         for &bits in &self.handles {
             buffer::discard(self.arena, bits);

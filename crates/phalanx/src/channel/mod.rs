@@ -8,5 +8,5 @@ pub mod queue;
 mod tests;
 pub mod wire;
 
-pub use log::{Log, Message, Taken};
+pub use log::{Letter, Log, Message, Patience, Pushed, Taken};
 pub use queue::Queue;

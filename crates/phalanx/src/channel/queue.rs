@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::time::Instant;
 
 use super::bell::Bell;
-use super::log::{Log, Message, Taken};
+use super::log::{Letter, Log, Message, Patience, Pushed, Taken};
 use crate::arena::{Arena, Buffer, Shareable, Shared};
 use crate::error::{Error, Kind, Result};
 
@@ -76,40 +76,46 @@ impl Queue {
         &self.core
     }
 
-    /// Puts a message made of `parts`, waiting for room until `deadline` (`None`: for ever).
+    /// A message for this queue, whose bytes are `parts` one after the other.
     ///
     /// # Errors
-    /// `is_full` when the deadline passes, `is_interrupted`, `is_arena_full`.
-    pub fn put(
+    /// `is_arena_full`, `is_too_large`.
+    #[inline]
+    pub fn letter<'a>(
         &self,
-        parts: &[&[u8]],
+        parts: &'a [&'a [u8]],
         tag: u16,
-        mut make_buffers: impl FnMut() -> Result<Vec<Buffer>>,
-        deadline: Option<Instant>,
-    ) -> Result<()> {
-        loop {
-            if self.try_put(parts, tag, make_buffers()?)? {
-                return Ok(());
-            }
-            self.wait_for_room(deadline)?;
-        }
+        buffers: Vec<Buffer>,
+    ) -> Result<Letter<'a>> {
+        Letter::new(self.core.arena(), parts, tag, buffers)
     }
 
-    /// Puts a message if there is room for it now.
+    /// Puts a message, waiting for room until `deadline` (`None`: for ever).
+    ///
+    /// # Errors
+    /// `is_full` when the deadline passes, `is_interrupted`, `is_arena_full`; the letter may then be
+    /// put again.
+    pub fn put(&self, letter: &mut Letter<'_>, deadline: Option<Instant>) -> Result<()> {
+        while !self.try_put(letter, Patience::Wait)? {
+            self.wait_for_room(deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a message if there is room for it now (and, with [`Patience::Now`], nobody else puts
+    /// one this moment).
     ///
     /// # Errors
     /// `is_arena_full`.
     #[inline]
-    pub fn try_put(&self, parts: &[&[u8]], tag: u16, buffers: Vec<Buffer>) -> Result<bool> {
+    pub fn try_put(&self, letter: &mut Letter<'_>, patience: Patience) -> Result<bool> {
         let core = &*self.core;
         let room = |count: u64, _bytes: u64| count < core.bound;
-        let put = core
-            .log
-            .push(self.core.arena(), parts, tag, buffers, room)?;
-        if put.is_some() {
+        let put = matches!(core.log.push(letter, patience, room)?, Pushed::Number(_));
+        if put {
             core.items.ring(1);
         }
-        Ok(put.is_some())
+        Ok(put)
     }
 
     /// Waits until there may be room.
@@ -158,13 +164,13 @@ impl Queue {
         Ok(message)
     }
 
-    /// The fast form of [`Queue::try_get`]: copies a small message over `bytes`.
+    /// The fast form of [`Queue::try_get`]: copies the message's inline bytes over `bytes`.
     ///
     /// # Errors
     /// `is_corrupt`.
     #[inline]
-    pub fn try_get_into(&self, bytes: &mut Vec<u8>) -> Result<Option<Taken>> {
-        let taken = self.core.log.pop_into(self.core.arena(), bytes)?;
+    pub fn try_get_into(&self, bytes: &mut Vec<u8>, patience: Patience) -> Result<Option<Taken>> {
+        let taken = self.core.log.pop_into(self.core.arena(), bytes, patience)?;
         if taken.is_some() && self.core.bound != u64::MAX {
             self.core.room.ring(1);
         }

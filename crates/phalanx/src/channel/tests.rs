@@ -1,20 +1,38 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::{Log, Queue};
+use super::{Letter, Log, Patience, Pushed, Queue};
 use crate::arena::{Arena, Buffer, Shared};
 use crate::testing::{Counter, in_child};
 
-fn no_buffers() -> crate::Result<Vec<Buffer>> {
-    Ok(Vec::new())
+fn put(queue: &Queue, parts: &[&[u8]], tag: u16) {
+    let mut letter = queue.letter(parts, tag, Vec::new()).unwrap();
+    while let Err(error) = queue.put(&mut letter, None) {
+        assert!(error.is_interrupted(), "{error}");
+    }
+}
+
+fn try_put(queue: &Queue, parts: &[&[u8]]) -> bool {
+    queue
+        .try_put(
+            &mut queue.letter(parts, 1, Vec::new()).unwrap(),
+            Patience::Wait,
+        )
+        .unwrap()
+}
+
+fn push(log: &Log, parts: &[&[u8]], tag: u16, buffers: Vec<Buffer>) {
+    let mut letter = Letter::new(Arena::get().unwrap(), parts, tag, buffers).unwrap();
+    let pushed = log.push(&mut letter, Patience::Wait, |_, _| true).unwrap();
+    assert!(matches!(pushed, Pushed::Number(_)));
 }
 
 #[test]
 fn smoke() {
     let queue = Queue::new(None).unwrap();
     assert!(queue.is_empty().unwrap());
-    queue.put(&[b"one", b"two"], 3, no_buffers, None).unwrap();
-    queue.put(&[], 0, no_buffers, None).unwrap();
+    put(&queue, &[b"one", b"two"], 3);
+    put(&queue, &[], 0);
     assert_eq!(queue.len().unwrap(), 2);
     let message = queue.get(None).unwrap();
     assert_eq!(
@@ -43,8 +61,7 @@ fn order_and_content_hold_across_segments() {
                 _ => (seed >> 50) as usize % 300,
             };
             let bytes: Vec<u8> = (0..len).map(|i| (i as u64 ^ step) as u8).collect();
-            let number = log.push(arena, &[&bytes], step as u16 & 7, Vec::new(), |_, _| true);
-            assert!(number.unwrap().is_some());
+            push(&log, &[&bytes], step as u16 & 7, Vec::new());
             model.push_back((bytes, step as u16 & 7));
         } else {
             let message = log.pop(arena).unwrap().unwrap();
@@ -63,7 +80,8 @@ fn buffers_travel_without_a_copy() {
     let arena = Arena::get().unwrap();
     let buffer = Buffer::copy(arena, &vec![9; 300_000]).unwrap();
     let address = buffer.as_mut_ptr();
-    assert!(queue.try_put(&[b"x"], 0, vec![buffer]).unwrap());
+    let mut letter = queue.letter(&[b"x"], 0, vec![buffer]).unwrap();
+    assert!(queue.try_put(&mut letter, Patience::Wait).unwrap());
     let message = queue.get(None).unwrap();
     assert_eq!(message.buffers[0].as_mut_ptr(), address);
     assert!(message.buffers[0].iter().all(|&b| b == 9));
@@ -75,7 +93,7 @@ fn a_bounded_queue_blocks_and_goes_on() {
     let total = 5_000u32;
     let producer = in_child(|| {
         for i in 0..total {
-            queue.put(&[&i.to_ne_bytes()], 0, no_buffers, None).unwrap();
+            put(&queue, &[&i.to_ne_bytes()], 0);
         }
     });
     for i in 0..total {
@@ -83,10 +101,19 @@ fn a_bounded_queue_blocks_and_goes_on() {
         assert_eq!(queue.get(None).unwrap().bytes(), i.to_ne_bytes());
     }
     producer.wait();
-    assert!(queue.try_put(&[], 0, vec![]).unwrap() && queue.try_put(&[], 0, vec![]).unwrap());
-    assert!(!queue.try_put(&[], 0, vec![]).unwrap());
+    assert!(try_put(&queue, &[]) && try_put(&queue, &[]));
+    let big = vec![5; 200_000];
+    let parts: [&[u8]; 1] = [&big];
+    let mut letter = queue.letter(&parts, 4, Vec::new()).unwrap();
+    assert!(!queue.try_put(&mut letter, Patience::Wait).unwrap());
     let now = Some(std::time::Instant::now());
-    assert!(queue.put(&[], 0, no_buffers, now).unwrap_err().is_full());
+    assert!(queue.put(&mut letter, now).unwrap_err().is_full());
+    assert!(queue.try_get().unwrap().is_some() && queue.try_get().unwrap().is_some());
+    queue.put(&mut letter, None).unwrap();
+    assert!(
+        queue.get(None).unwrap().bytes() == big,
+        "a letter that found no room goes later"
+    );
 }
 
 #[test]
@@ -98,9 +125,7 @@ fn many_to_many_nothing_lost_nothing_twice() {
         let queue = queue.clone();
         move || {
             for i in 0..each {
-                queue
-                    .put(&[&(k * each + i).to_ne_bytes()], 0, no_buffers, None)
-                    .unwrap();
+                put(&queue, &[&(k * each + i).to_ne_bytes()], 0);
             }
         }
     };
@@ -120,9 +145,7 @@ fn many_to_many_nothing_lost_nothing_twice() {
         })
         .collect();
     makers.into_iter().for_each(|m| m.wait());
-    eaters
-        .iter()
-        .for_each(|_| queue.put(&[], 0, no_buffers, None).unwrap());
+    eaters.iter().for_each(|_| put(&queue, &[], 0));
     eaters.into_iter().for_each(|e| e.wait());
     let n = producers * each;
     assert_eq!(sum.0.load(SeqCst), n * (n + 1) / 2);
@@ -136,11 +159,9 @@ fn killed_producers_and_consumers_stop_nobody() {
         let victim = in_child(|| {
             for i in 0u64.. {
                 if round % 2 == 0 {
-                    queue
-                        .put(&[&i.to_ne_bytes(), &[0; 500]], 0, no_buffers, None)
-                        .unwrap();
+                    put(&queue, &[&i.to_ne_bytes(), &[0; 500]], 0);
                 } else {
-                    queue.try_put(&[&i.to_ne_bytes()], 1, vec![]).unwrap();
+                    try_put(&queue, &[&i.to_ne_bytes()]);
                     queue.try_get().unwrap();
                 }
                 beat.0.fetch_add(1, SeqCst);
@@ -151,7 +172,7 @@ fn killed_producers_and_consumers_stop_nobody() {
             std::thread::yield_now();
         }
         victim.kill();
-        queue.put(&[b"mine"], 7, no_buffers, None).unwrap();
+        put(&queue, &[b"mine"], 7);
         loop {
             let message = queue.get(None).unwrap();
             if message.tag == 7 {
@@ -168,7 +189,7 @@ fn task_done_and_join() {
     let queue = Queue::new(None).unwrap();
     queue.join(None).unwrap();
     assert!(queue.task_done().unwrap_err().is_invalid());
-    queue.put(&[b"x"], 0, no_buffers, None).unwrap();
+    put(&queue, &[b"x"], 0);
     let now = Some(std::time::Instant::now());
     assert!(queue.join(now).unwrap_err().is_timeout());
     let worker = in_child(|| {
@@ -186,8 +207,7 @@ fn a_dropped_queue_gives_its_memory_back() {
     let log = Log::new();
     for _ in 0..50 {
         let big = Buffer::copy(arena, &[1; 100_000]).unwrap();
-        log.push(arena, &[&[2; 3000]], 0, vec![big], |_, _| true)
-            .unwrap();
+        push(&log, &[&[2; 3000]], 0, vec![big]);
     }
     let full = arena.usage().bytes();
     log.clear(arena);
