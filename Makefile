@@ -14,7 +14,7 @@ EXAMPLES := $(patsubst crates/phalanx/examples/%.rs,%,$(wildcard crates/phalanx/
 # A Python test process of the package as it lies in the tree, with the extension beside it.
 PYTEST := PYTHONPATH=$(CURDIR)/python $(BIN)/python -X faulthandler -m pytest
 
-.PHONY: demo wheel test lint test-rust test-python extension conformance abi3 fmt clean
+.PHONY: demo wheel test lint test-rust test-python extension conformance hangs abi3 fmt clean
 
 demo: wheel
 	$(BIN)/python demo/demo.py
@@ -31,6 +31,7 @@ test: lint test-rust test-python
 lint: $(VENV)/tools
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p phalanx-python --features abi3 -- -D warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -55,6 +56,11 @@ CONFORMANCE ?= ../shared/conformance
 conformance: extension
 	PYTHONPATH=$(CURDIR)/python $(BIN)/python $(CONFORMANCE)/run.py --module phalanx \
 	    --exempt $(CONFORMANCE)/exempt.txt $(ARGS)
+
+# The ways in which multiprocessing hangs, each as a script, from the same place.
+HANGS ?= ../shared/hangs
+hangs: extension
+	PYTHONPATH=$(CURDIR)/python $(BIN)/python $(HANGS)/run.py --module phalanx $(ARGS)
 
 # One wheel for Python 3.11 and later.
 abi3: $(VENV)/made
