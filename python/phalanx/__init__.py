@@ -1,1 +1,63 @@
-"""Python multiprocessing, rebuilt in Rust."""
+"""Python's multiprocessing, rebuilt in Rust: ``import phalanx as mp``.
+
+Every name of :mod:`multiprocessing` is here, with the same meaning, and ``phalanx.X`` is the
+counterpart of ``multiprocessing.X`` for every submodule X. New names:
+
+* :func:`install` makes ``import multiprocessing`` mean this package, here and in all children;
+* :class:`AbandonedLockWarning`: a lock was taken over from a process that had died with it.
+
+Importing this creates no thread, no lock and no shared memory; submodules are loaded when a name
+of theirs is first used.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module as _import_module
+
+if sys.platform != "linux":
+    raise ImportError(
+        f"phalanx runs on Linux only, and this is {sys.platform!r}; use multiprocessing here"
+    )
+
+from . import context
+from ._install import install as install
+
+__all__ = [name for name in dir(context._default_context) if not name.startswith("_")]
+
+globals().update(
+    (name, getattr(context._default_context, name)) for name in __all__ if name != "reducer"
+)
+
+SUBDEBUG = 5
+SUBWARNING = 25
+
+# Names that are looked up in a submodule when they are first asked for.
+_ELSEWHERE = {
+    "reducer": "context",
+    "AbandonedLockWarning": "synchronize",
+    "WorkerDied": "pool",
+}
+
+_SUBMODULES = frozenset(
+    "connection dummy forkserver heap managers pool popen_fork popen_forkserver popen_spawn_posix "
+    "process queues reduction resource_sharer resource_tracker shared_memory sharedctypes spawn "
+    "synchronize util".split()
+)
+
+
+def __getattr__(name: str) -> object:
+    if name in _SUBMODULES:
+        return _import_module(f"{__name__}.{name}")
+    if name == "reducer":
+        return context._default_context.reducer
+    if name in _ELSEWHERE:
+        value = getattr(_import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# Functions of the main module are pickled by this name where it is run again in a child.
+if "__main__" in sys.modules:
+    sys.modules["__mp_main__"] = sys.modules["__main__"]

@@ -1,0 +1,80 @@
+"""How the exception that ended a child comes to its parent.
+
+Each child gets a small anonymous file from its parent. A child that fails writes its exception
+there; the parent reads it once the child has ended. The file needs no reader and never blocks,
+and it goes with its last user, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import traceback
+from types import TracebackType
+
+__all__ = ["RemoteTraceback", "record", "read", "use"]
+
+# What a report begins with: under spawn and forkserver the same file brought the child its
+# arguments, and a child may die before it has read them.
+_MAGIC = b"phalanx failure\n"
+
+_fd: int | None = None
+
+
+class RemoteTraceback(Exception):
+    """Shows the traceback of another process; the ``__cause__`` of an exception from there."""
+
+    def __init__(self, tb: str) -> None:
+        self.tb = tb
+
+    def __str__(self) -> str:
+        return self.tb
+
+
+def use(fd: int | None) -> None:
+    """In a child: the file for `record`."""
+    global _fd
+    _fd = fd
+
+
+def record(error: BaseException) -> str:
+    """Leave ``error`` for the parent, and give its traceback as text."""
+    frames: TracebackType | None = error.__traceback__
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    if _fd is not None:
+        try:
+            data = pickle.dumps((error, text))
+            pickle.loads(data)
+        except Exception:
+            # The exception, or something in it, cannot travel: its name and text can.
+            data = pickle.dumps((_name(error), str(error), text))
+        try:
+            os.ftruncate(_fd, 0)
+            os.pwrite(_fd, _MAGIC + data, 0)
+        except OSError:
+            pass
+    return text
+
+
+def read(fd: int) -> BaseException | None:
+    """In the parent, after the end of the child: what it recorded in its file."""
+    size = os.fstat(fd).st_size
+    data = os.pread(fd, size, 0)
+    if not data.startswith(_MAGIC):
+        return None
+    try:
+        error, *rest = pickle.loads(data[len(_MAGIC) :])
+    except Exception as problem:
+        return RuntimeError(f"the child's exception cannot be read here: {problem!r}")
+    if isinstance(error, str):
+        message, text = rest
+        error = RuntimeError(f"{error}: {message}")
+    else:
+        (text,) = rest
+    error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
+    return error
+
+
+def _name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,281 @@
+"""The fork server: a process that is started clean, and forks a child for each request.
+
+The server (`main`) imports what the children will need, forks one child ahead as soon as it has
+been used, and is single-threaded, so forking it is safe. Requests come over a socket pair: it has
+no address, so only the processes that inherited its other end can ask. Each request brings the
+caller's environment, directory, umask, arguments, import path, standard streams and descriptors,
+and the child begins with those, not with the ones of the server's own start.
+
+The loop itself is native; see the module ``process::zygote`` of the crate.
+"""
+
+from __future__ import annotations
+
+
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from . import _install, _phalanx, popen_fork, process, resource_tracker, spawn, util
+
+__all__ = [
+    "ensure_running",
+    "get_inherited_fds",
+    "connect_to_new_process",
+    "set_forkserver_preload",
+]
+
+MAXFDS_TO_SEND = 256
+SIGNED_STRUCT = struct.Struct("q")
+
+# What a request says besides its descriptors: parent, place in the family, options, and which of
+# the optional descriptors are there.
+_NOTE = struct.Struct("qQii")
+_HAS_TRACKER, _HAS_ARENA = 1, 2
+_HAS_STREAM = (4, 8, 16)
+
+# Modules that every child uses: imported once, in the server.
+_OURS = ("connection", "context", "process", "queues", "reduction", "spawn", "synchronize", "util")
+
+
+class ForkServer:
+    """This program's fork server, started by the first use."""
+
+    def __init__(self) -> None:
+        self._forkserver_address: str | None = None
+        self._forkserver_alive_fd: int | None = None
+        self._forkserver_pid: int | None = None
+        self._inherited_fds: list[int] | None = None
+        self._lock = threading.Lock()
+        self._preload_modules: list[str] = ["__main__"]
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._forkserver_pid = None  # it is not a child of this process
+
+    def _stop(self) -> None:
+        """End the server and wait for its end."""
+        with self._lock:
+            self._stop_unlocked()
+
+    def _stop_unlocked(self) -> None:
+        if self._forkserver_alive_fd is not None:
+            os.close(self._forkserver_alive_fd)
+            self._forkserver_alive_fd = None
+        if self._forkserver_pid is not None:
+            try:
+                os.waitpid(self._forkserver_pid, 0)
+            except ChildProcessError:
+                pass
+            self._forkserver_pid = None
+
+    def set_forkserver_preload(self, modules_names: Sequence[str]) -> None:
+        """Modules that the server imports at its start. Without effect once it runs."""
+        if not all(type(name) is str for name in modules_names):
+            raise TypeError("module_names must be a list of strings")
+        self._preload_modules = list(modules_names)
+
+    def get_inherited_fds(self) -> list[int] | None:
+        """In a child of the server: the descriptors its parent sent along; else None."""
+        return self._inherited_fds
+
+    def ensure_running(self) -> None:
+        """Start the server, or another one if it has died."""
+        with self._lock:
+            if self._forkserver_alive_fd is not None:
+                if _phalanx.zygote_alive(self._forkserver_alive_fd):
+                    return
+                self._stop_unlocked()
+            self._launch()
+
+    def _launch(self) -> None:
+        main: dict[str, str] = {}
+        if "__main__" in self._preload_modules:
+            spawn._check_not_importing_main()
+            main = spawn.main_module()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = (
+                f"from {__name__} import main; "
+                f"main({theirs.fileno()}, {self._preload_modules!r}, "
+                f"sys_path={sys.path!r}, installed={_install.is_installed()}, **{main!r})"
+            )
+            exe = spawn.get_executable()
+            args = [exe, *util._args_from_interpreter_flags(), "-c", command]
+            self._forkserver_pid = util.spawnv_passfds(exe, args, [theirs.fileno()])
+        self._forkserver_alive_fd = ours.detach()
+
+    def start(
+        self, file: int, member: int, options: int, fds: Sequence[int], *, watched: bool
+    ) -> tuple[int, int]:
+        """Have a child started that runs what `spawn.pickle_for_child` has put in ``file``.
+
+        Args:
+            member: the place in the family that is reserved for the child.
+            options: see `spawn.options_of`.
+            fds: descriptors for the child; see `get_inherited_fds`.
+            watched: whether the server ends the child when this process ends.
+
+        Returns:
+            its pid and the descriptor for `_phalanx.zygote_wait`.
+        """
+        if len(fds) + 16 > MAXFDS_TO_SEND:
+            raise ValueError(f"too many descriptors for a child: {len(fds)}")
+        for attempt in range(3):
+            self.ensure_running()
+            control = self._forkserver_alive_fd
+            assert control is not None
+            sent = [file, control]
+            present = 0
+            for bit, fd in (
+                (_HAS_TRACKER, resource_tracker._resource_tracker.reserve()),
+                (_HAS_ARENA, _phalanx.arena_fd()),
+                *((bit, stream) for stream, bit in enumerate(_HAS_STREAM) if _is_open(stream)),
+            ):
+                if fd is not None:
+                    present |= bit
+                    sent.append(fd)
+            note = _NOTE.pack(os.getpid(), member, options, present)
+            try:
+                return _phalanx.zygote_start(control, note, [*sent, *fds], watched)
+            except (BrokenPipeError, ConnectionResetError, EOFError):
+                # The server died with the request; another one is started.
+                if attempt == 2:
+                    raise
+        raise AssertionError("not reached")
+
+    def connect_to_new_process(self, fds: Sequence[int]) -> tuple[int, int]:
+        """Not how phalanx starts processes: raises NotImplementedError; use a Process."""
+        raise NotImplementedError(
+            "phalanx's fork server is reached through Process objects of its context only"
+        )
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def main(
+    control: int,
+    preload: Sequence[str],
+    sys_path: list[str] | None = None,
+    installed: bool = False,
+    init_main_from_path: str | None = None,
+    init_main_from_name: str | None = None,
+) -> None:
+    """The program of the server; ``control`` is the socket on which requests come."""
+    os.set_inheritable(control, False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys_path is not None:
+        sys.path[:] = sys_path
+    if installed:
+        _install.install()
+    _preload(preload, init_main_from_path, init_main_from_name)
+    util._close_stdin()
+    zygote = _phalanx.Zygote(control)
+    while zygote.wait():
+        util._flush_std_streams()
+        pid = os.fork()
+        if pid == 0:
+            _be_child(zygote)
+        zygote.forked(pid)
+    sys.exit(0)
+
+
+def _preload(preload: Sequence[str], main_path: str | None, main_name: str | None) -> None:
+    for name in _OURS:
+        _import(f"{__package__}.{name}")
+    if "__main__" in preload:
+        me: Any = process.current_process()
+        me._inheriting = True
+        before = sys.modules["__main__"]
+        try:
+            if main_path is not None:
+                spawn.import_main_path(main_path)
+            elif main_name is not None:
+                spawn._fixup_main_from_name(main_name)
+        except BaseException:
+            # It starts processes without a guard, or fails: the children will say so.
+            sys.modules["__main__"] = before
+        finally:
+            del me._inheriting
+    for name in preload:
+        if name != "__main__":
+            _import(name)
+
+
+def _import(name: str) -> None:
+    try:
+        __import__(name)
+    except ImportError:
+        pass
+
+
+def _be_child(zygote: Any) -> None:
+    """Wait for a request, in a child that was forked ahead, and run it."""
+    code = 1
+    try:
+        request = zygote.receive()
+        if request is None:
+            os._exit(0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        popen_fork.prepare_forked()
+        code = _serve(*request)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        util._flush_std_streams()
+    finally:
+        popen_fork.end_forked(code)
+
+
+def _serve(note: bytes, fds: list[int], server: int, parent_sentinel: int) -> int:
+    parent, member, options, present = _NOTE.unpack(note)
+    rest = iter(fds)
+    file = next(rest)
+    _forkserver._forkserver_alive_fd = next(rest)
+    tracker = next(rest) if present & _HAS_TRACKER else None
+    arena = next(rest) if present & _HAS_ARENA else None
+    for stream, bit in enumerate(_HAS_STREAM):
+        if present & bit:
+            fd = next(rest)
+            os.dup2(fd, stream)
+            os.close(fd)
+    _forkserver._inherited_fds = list(rest)
+    spawn.become_child(options, server, arena, member, tracker, os.dup(file))
+    return spawn._main(file, parent_sentinel)
+
+
+def read_signed(fd: int) -> int:
+    """Read a number that `write_signed` wrote; EOFError if none comes."""
+    data = b""
+    while len(data) < SIGNED_STRUCT.size:
+        part = os.read(fd, SIGNED_STRUCT.size - len(data))
+        if not part:
+            raise EOFError("unexpected EOF")
+        data += part
+    return SIGNED_STRUCT.unpack(data)[0]  # type: ignore[no-any-return]
+
+
+def write_signed(fd: int, n: int) -> None:
+    """Write a number, 8 bytes."""
+    data = SIGNED_STRUCT.pack(n)
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+_forkserver = ForkServer()
+ensure_running = _forkserver.ensure_running
+get_inherited_fds = _forkserver.get_inherited_fds
+connect_to_new_process = _forkserver.connect_to_new_process
+set_forkserver_preload = _forkserver.set_forkserver_preload
+

@@ -1,0 +1,135 @@
+"""Starting a child by fork, and what all start methods share: waiting, signals, the end."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from . import _failure, _phalanx, util
+
+if TYPE_CHECKING:
+    from .process import BaseProcess
+
+__all__ = ["Popen"]
+
+_SIGKILL, _SIGTERM = 9, 15
+
+
+class Popen:
+    """A child process, from its start to its end.
+
+    ``sentinel`` is a pidfd: it becomes readable when the child ends and can never mean another
+    process, so waiting and signalling are safe even if somebody else has reaped the child.
+    """
+
+    method = "fork"
+
+    pid: int
+    sentinel: int
+
+    def __init__(self, process_obj: BaseProcess) -> None:
+        util._flush_std_streams()
+        self.returncode: int | None = None
+        self.finalizer: util.Finalize | None = None
+        self._failure_fd: int | None = None
+        self._failure: BaseException | None = None
+        self._launch(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        """What stands for descriptor ``fd`` in the child's arguments."""
+        return fd
+
+    # -- the start -----------------------------------------------------------------------------
+
+    def _launch(self, process_obj: BaseProcess) -> None:
+        # Before the fork, so that parent and child are of one family.
+        _phalanx.ensure_arena()
+        failure = _phalanx.memfd("phalanx-failure")
+        parent = os.getpid()
+        try:
+            self.pid = os.fork()
+        except BaseException:
+            os.close(failure)
+            raise
+        if self.pid == 0:
+            code = 1
+            try:
+                if process_obj.daemon:
+                    _phalanx.die_with_parent(parent)
+                prepare_forked()
+                _failure.use(failure)
+                code = process_obj._bootstrap(parent_sentinel=_phalanx.watch(parent))
+            finally:
+                end_forked(code)
+        self._watch(_phalanx.watch(self.pid), failure)
+
+    def _watch(self, sentinel: int, failure: int) -> None:
+        """Keep the descriptors until this object is closed or collected."""
+        self.sentinel = sentinel
+        self._failure_fd = failure
+        self.finalizer = util.Finalize(self, util.close_fds, (sentinel, failure))
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """The exit code, or None while the child runs; waits for the end if ``flag`` is 0."""
+        return self._await(0.0 if flag == os.WNOHANG else None)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the end, at most ``timeout`` seconds; the exit code, or None."""
+        return self._await(timeout)
+
+    def _await(self, timeout: float | None) -> int | None:
+        if self.returncode is None:
+            code = self._wait_native(timeout)
+            if code is not None and self.returncode is None:
+                self.returncode = code
+                _phalanx.reap(self.pid)
+        return self.returncode
+
+    def _wait_native(self, timeout: float | None) -> int | None:
+        return _phalanx.wait_child(self.sentinel, timeout)
+
+    def exception(self) -> BaseException | None:
+        """The exception that ended the child, once it has ended."""
+        if self._failure is None and self._failure_fd is not None and self.returncode:
+            self._failure = _failure.read(self._failure_fd)
+        return self._failure
+
+    # -- signals -------------------------------------------------------------------------------
+
+    def _send_signal(self, sig: int) -> None:
+        if self.returncode is None:
+            _phalanx.signal_process(self.sentinel, sig)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._send_signal(_SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._send_signal(_SIGKILL)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        if self.finalizer is not None:
+            self.finalizer()
+            self._failure_fd = None
+
+
+def prepare_forked() -> None:
+    """First thing in a forked child: forget what the parent wanted done at its exit."""
+    if sys.version_info >= (3, 13):
+        atexit._clear()
+        atexit.register(util._exit_function)
+
+
+def end_forked(code: int) -> Any:
+    """Last thing in a forked child: it must not return into its parent's program."""
+    try:
+        if sys.version_info >= (3, 13):
+            atexit._run_exitfuncs()
+    finally:
+        os._exit(code)

@@ -1,0 +1,78 @@
+"""Starting a child by the fork server."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from . import _phalanx, forkserver, popen_fork, spawn
+
+if TYPE_CHECKING:
+    from .process import BaseProcess
+
+__all__ = ["Popen"]
+
+
+class _DupFd:
+    """A descriptor that is sent to the child along with the request."""
+
+    def __init__(self, ind: int) -> None:
+        self.ind = ind
+
+    def detach(self) -> int:
+        fds = forkserver.get_inherited_fds()
+        assert fds is not None
+        return fds[self.ind]
+
+
+class Popen(popen_fork.Popen):
+    """A child of the fork server.
+
+    ``sentinel`` is a socket on which the server tells how the child ended.
+    """
+
+    method = "forkserver"
+    DupFd = _DupFd
+
+    def __init__(self, process_obj: BaseProcess) -> None:
+        self._fds: list[int] = []
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return len(self._fds) - 1
+
+    def _launch(self, process_obj: BaseProcess) -> None:
+        data = spawn.get_preparation_data(process_obj._name)
+        # A child of a server would otherwise have those of the moment when that was started.
+        data["environ"] = dict(getattr(os.environ, "_data", os.environb))
+        data["umask"] = _phalanx.umask()
+        _phalanx.ensure_arena()
+        member = _phalanx.reserve_child()
+        file = -1
+        try:
+            payload = spawn.pickle_for_child(self, member, data, process_obj)
+            file = _phalanx.memfd("phalanx-process", payload)
+            self.pid, sentinel = forkserver._forkserver.start(
+                file,
+                member,
+                spawn.options_of(process_obj),
+                self._fds,
+                watched=process_obj.daemon,
+            )
+            self._watch(sentinel, file)
+        except BaseException:
+            if file >= 0:
+                os.close(file)
+            _phalanx.cancel_child(member)
+            raise
+
+    def _wait_native(self, timeout: float | None) -> int | None:
+        return _phalanx.zygote_wait(self.sentinel, timeout)
+
+    def _send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            try:
+                os.kill(self.pid, sig)
+            except ProcessLookupError:
+                pass

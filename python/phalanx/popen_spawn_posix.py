@@ -1,0 +1,73 @@
+"""Starting a child as a new interpreter."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from . import _phalanx, popen_fork, resource_tracker, spawn, util
+
+if TYPE_CHECKING:
+    from .process import BaseProcess
+
+__all__ = ["Popen"]
+
+
+class _DupFd:
+    """A descriptor that the child inherits under the same number."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def detach(self) -> int:
+        return self.fd
+
+
+class Popen(popen_fork.Popen):
+    """A child that is a new interpreter.
+
+    Its arguments wait for it in an anonymous file, so the start never waits for the child to read
+    them, however large they are. If the child fails, its exception comes back in the same file.
+    """
+
+    method = "spawn"
+    DupFd = _DupFd
+
+    def __init__(self, process_obj: BaseProcess) -> None:
+        self._fds: list[int] = []
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def _launch(self, process_obj: BaseProcess) -> None:
+        # First: it refuses a start from a main module that is still being imported.
+        data = spawn.get_preparation_data(process_obj._name)
+        _phalanx.ensure_arena()
+        member = _phalanx.reserve_child()
+        fds: list[int] = []
+        try:
+            payload = spawn.pickle_for_child(self, member, data, process_obj)
+            fds.append(file := _phalanx.memfd("phalanx-process", payload))
+            tracker = resource_tracker._resource_tracker.reserve()
+            arena = _phalanx.arena_fd()
+            command = spawn.get_command_line(
+                pipe_handle=file,
+                tracker_fd=tracker,
+                parent_pid=os.getpid(),
+                arena_fd=arena,
+                member=member,
+                options=spawn.options_of(process_obj),
+            )
+            passed = [file, arena, *self._fds]
+            if tracker is not None:
+                passed.append(tracker)
+            self.pid = util.spawnv_passfds(spawn.get_executable(), command, passed)
+            fds.append(sentinel := _phalanx.watch(self.pid))
+            self._watch(sentinel, file)
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            _phalanx.cancel_child(member)
+            raise

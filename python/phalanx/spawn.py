@@ -1,0 +1,326 @@
+"""What a child that did not inherit its parent's memory needs to become a part of the program.
+
+The parent pickles two things into an anonymous file: a dictionary with what the child has to take
+over (`get_preparation_data`), then the `Process` object. The child reads them with `_main`:
+`prepare` applies the first, which may run the main module again, under the name ``__mp_main__``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from . import _failure, _install, _phalanx, context, process, util
+
+if TYPE_CHECKING:
+    from .process import BaseProcess
+
+__all__ = [
+    "_main",
+    "freeze_support",
+    "set_executable",
+    "get_executable",
+    "get_preparation_data",
+    "get_command_line",
+    "import_main_path",
+]
+
+WINEXE = False
+WINSERVICE = False
+
+_FORKING = "--multiprocessing-fork"
+
+# Bits of `options`, which a child has to know before it unpickles anything.
+_DAEMON = 1
+_INSTALL = 2
+
+
+# -- which interpreter -----------------------------------------------------------------------------
+
+_python_exe: Any = None
+
+
+def set_executable(exe: str | bytes | os.PathLike[Any] | None) -> None:
+    """The interpreter that children run."""
+    global _python_exe
+    if exe is None:
+        _python_exe = None
+    elif sys.version_info >= (3, 11):
+        _python_exe = os.fsencode(exe)
+    else:
+        _python_exe = exe
+
+
+def get_executable() -> Any:
+    """The interpreter that children run; bytes from Python 3.11 on."""
+    return _python_exe
+
+
+set_executable(sys.executable)
+
+
+# -- the command line ------------------------------------------------------------------------------
+
+
+def is_forking(argv: list[str]) -> bool:
+    """Whether this command line is that of a child."""
+    return len(argv) >= 2 and argv[1] == _FORKING
+
+
+def freeze_support() -> None:
+    """In a frozen program: if this is a child, run it and exit."""
+    if not is_forking(sys.argv):
+        return
+    kwds: dict[str, int | None] = {}
+    for arg in sys.argv[2:]:
+        name, _, value = arg.partition("=")
+        kwds[name] = None if value == "None" else int(value)
+    spawn_main(**kwds)  # type: ignore[arg-type]
+    sys.exit()
+
+
+def get_command_line(**kwds: Any) -> list[Any]:
+    """The command that starts a child; ``kwds`` are the arguments of `spawn_main`."""
+    if getattr(sys, "frozen", False):
+        return [sys.executable, _FORKING, *(f"{name}={value!r}" for name, value in kwds.items())]
+    arguments = ", ".join(f"{name}={value!r}" for name, value in kwds.items())
+    program = f"from {__name__} import spawn_main; spawn_main({arguments})"
+    return [get_executable(), *util._args_from_interpreter_flags(), "-c", program, _FORKING]
+
+
+def options_of(process_obj: BaseProcess) -> int:
+    """What a child has to know at once, as bits."""
+    return (_DAEMON if process_obj.daemon else 0) | (_INSTALL if _install.is_installed() else 0)
+
+
+def spawn_main(
+    pipe_handle: int,
+    parent_pid: int | None = None,
+    tracker_fd: int | None = None,
+    arena_fd: int | None = None,
+    member: int | None = None,
+    options: int = 0,
+) -> None:
+    """The main program of a child of the start method spawn.
+
+    Args:
+        pipe_handle: the descriptor of the file with what the parent pickled.
+        parent_pid: the parent.
+        tracker_fd: the write end of the resource tracker's pipe, if one runs.
+        arena_fd: the family's memory.
+        member: the place in the family that the parent has reserved.
+        options: see `options_of`.
+    """
+    if not is_forking(sys.argv):
+        raise AssertionError("this is not the command line of a child process")
+    if parent_pid is None:
+        parent_pid = os.getppid()
+    failure = os.dup(pipe_handle)
+    become_child(options, parent_pid, arena_fd, member, tracker_fd, failure)
+    os.set_inheritable(pipe_handle, False)
+    sys.exit(_main(pipe_handle, _phalanx.watch(parent_pid)))
+
+
+def become_child(
+    options: int,
+    killer: int,
+    arena_fd: int | None,
+    member: int | None,
+    tracker_fd: int | None,
+    failure_fd: int,
+) -> None:
+    """Take the place in the family that was reserved for this process."""
+    if options & _DAEMON:
+        _phalanx.die_with_parent(killer)
+    if options & _INSTALL:
+        _install.install()
+    if arena_fd is not None and member is not None:
+        _phalanx.adopt(arena_fd, member)
+    if tracker_fd is not None:
+        os.set_inheritable(tracker_fd, False)
+        from .resource_tracker import _resource_tracker
+
+        _resource_tracker._fd = tracker_fd
+    _failure.use(failure_fd)
+
+
+def _main(fd: int, parent_sentinel: int) -> int:
+    """Read what the parent pickled, become that process and run it; the exit code."""
+    pickle = context._default_context.reducer.pickle
+    with os.fdopen(fd, "rb", closefd=True) as from_parent:
+        me: Any = process.current_process()
+        me._inheriting = True
+        try:
+            prepare(pickle.load(from_parent))
+            child = pickle.load(from_parent)
+        except BaseException as error:
+            _failure.record(error)
+            raise
+        finally:
+            del me._inheriting
+        # The arguments are here; their copy in memory is not needed any more.
+        os.ftruncate(from_parent.fileno(), 0)
+    return child._bootstrap(parent_sentinel)  # type: ignore[no-any-return]
+
+
+# -- in the parent ---------------------------------------------------------------------------------
+
+
+def _check_not_importing_main() -> None:
+    if getattr(process.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            """
+        This process is itself just being started: it is importing the main
+        module of the program, and that module starts processes again.
+
+        Under the start methods spawn and forkserver each child imports the
+        main module to find the functions in it. So what a program does when
+        it is run has to stand behind this guard:
+
+            if __name__ == '__main__':
+                freeze_support()    # only needed in a frozen executable
+                ...
+
+        See "Safe importing of main module" in
+        https://docs.python.org/3/library/multiprocessing.html
+        """
+        )
+
+
+def get_preparation_data(name: str) -> dict[str, Any]:
+    """What the child ``name`` has to take over from this process, but for the Process object."""
+    _check_not_importing_main()
+    data: dict[str, Any] = {
+        "log_to_stderr": util._log_to_stderr,
+        "authkey": process.current_process().authkey,
+    }
+    if util._logger is not None:
+        data["log_level"] = util._logger.getEffectiveLevel()
+    data.update(
+        name=name,
+        sys_path=[process.ORIGINAL_DIR if entry == "" else entry for entry in sys.path],
+        sys_argv=sys.argv,
+        orig_dir=process.ORIGINAL_DIR,
+        dir=os.getcwd(),
+        start_method=context._default_context.get_start_method(),
+    )
+    data.update(main_module())
+    return data
+
+
+def main_module() -> dict[str, str]:
+    """Where a child finds the main module: by name if it was run as a module, else by path."""
+    main = sys.modules["__main__"]
+    name = getattr(getattr(main, "__spec__", None), "name", None)
+    if name is not None:
+        return {"init_main_from_name": name}
+    path = getattr(main, "__file__", None)
+    if path is None:
+        return {}
+    if not os.path.isabs(path) and process.ORIGINAL_DIR is not None:
+        path = os.path.join(process.ORIGINAL_DIR, path)
+    return {"init_main_from_path": os.path.normpath(path)}
+
+
+def pickle_for_child(
+    popen: Any, member: int, data: dict[str, Any], process_obj: BaseProcess
+) -> memoryview:
+    """The bytes that `_main` reads; shared objects in them are counted for ``member``."""
+    reducer = context._default_context.reducer
+    file = io.BytesIO()
+    context.set_spawning_popen(popen)
+    _phalanx.begin_spawning(member)
+    try:
+        reducer.dump(data, file)
+        reducer.dump(process_obj, file)
+    finally:
+        _phalanx.end_spawning()
+        context.set_spawning_popen(None)
+    return file.getbuffer()
+
+
+# -- in the child ----------------------------------------------------------------------------------
+
+# The main modules that were replaced: other modules may still use their names.
+old_main_modules: list[ModuleType] = []
+
+
+def prepare(data: dict[str, Any]) -> None:
+    """Make this process ready to unpickle its Process object."""
+    me = process.current_process()
+    if "environ" in data:
+        _take_environment(data["environ"])
+    if "umask" in data:
+        os.umask(data["umask"])
+    if "name" in data:
+        me.name = data["name"]
+    if "authkey" in data:
+        me.authkey = data["authkey"]
+    if data.get("log_to_stderr"):
+        util.log_to_stderr()
+    if "log_level" in data:
+        util.get_logger().setLevel(data["log_level"])
+    if "sys_path" in data:
+        sys.path = data["sys_path"]
+    if "sys_argv" in data:
+        sys.argv = data["sys_argv"]
+    if "dir" in data:
+        os.chdir(data["dir"])
+    if "orig_dir" in data:
+        process.ORIGINAL_DIR = data["orig_dir"]
+    if "start_method" in data:
+        context._default_context.set_start_method(data["start_method"], force=True)
+    if "init_main_from_name" in data:
+        _fixup_main_from_name(data["init_main_from_name"])
+    elif "init_main_from_path" in data:
+        _fixup_main_from_path(data["init_main_from_path"])
+
+
+def _take_environment(environ: dict[bytes, bytes]) -> None:
+    mine: dict[bytes, bytes] = getattr(os.environ, "_data", {})
+    if mine == environ:
+        return
+    for name in mine.keys() - environ.keys():
+        del os.environb[name]
+    for name, value in environ.items():
+        if mine.get(name) != value:
+            os.environb[name] = value
+
+
+def _fixup_main_from_name(mod_name: str) -> None:
+    # The __main__ of a package, a folder or an archive has no guard and nothing that others use.
+    if mod_name == "__main__" or mod_name.endswith(".__main__"):
+        return
+    current = sys.modules["__main__"]
+    # A forked process has it already.
+    if getattr(current.__spec__, "name", None) == mod_name:
+        return
+    runpy = import_module("runpy")
+    _replace_main(current, runpy.run_module(mod_name, run_name="__mp_main__", alter_sys=True))
+
+
+def _fixup_main_from_path(main_path: str) -> None:
+    current = sys.modules["__main__"]
+    # IPython's start script has no guard.
+    if os.path.splitext(os.path.basename(main_path))[0] == "ipython":
+        return
+    if getattr(current, "__file__", None) == main_path:
+        return
+    runpy = import_module("runpy")
+    _replace_main(current, runpy.run_path(main_path, run_name="__mp_main__"))
+
+
+def _replace_main(current: ModuleType, content: dict[str, Any]) -> None:
+    old_main_modules.append(current)
+    module = ModuleType("__mp_main__")
+    module.__dict__.update(content)
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+
+
+def import_main_path(main_path: str) -> None:
+    """Run the program at ``main_path`` as ``__mp_main__`` and make it this process's main."""
+    _fixup_main_from_path(main_path)
