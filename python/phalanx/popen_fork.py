@@ -28,6 +28,7 @@ class Popen:
 
     pid: int
     sentinel: int
+    _member: int  # the child's place in the family
 
     def __init__(self, process_obj: BaseProcess) -> None:
         util._flush_std_streams()
@@ -60,10 +61,11 @@ class Popen:
                     _phalanx.die_with_parent(parent)
                 prepare_forked()
                 _failure.use(failure)
-                code = process_obj._bootstrap(parent_sentinel=_phalanx.watch(parent))
+                code = process_obj._bootstrap(parent_sentinel=_phalanx.watch_process(parent))
             finally:
                 end_forked(code)
-        self._watch(_phalanx.watch(self.pid), failure)
+        self._member = _phalanx.last_fork_token()
+        self._watch(_phalanx.watch_process(self.pid), failure)
 
     def _watch(self, sentinel: int, failure: int) -> None:
         """Keep the descriptors until this object is closed or collected."""
@@ -86,7 +88,7 @@ class Popen:
             code = self._wait_native(timeout)
             if code is not None and self.returncode is None:
                 self.returncode = code
-                _phalanx.reap(self.pid)
+                _phalanx.cancel_child(self._member)
         return self.returncode
 
     def _wait_native(self, timeout: float | None) -> int | None:

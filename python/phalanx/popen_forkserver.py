@@ -48,7 +48,7 @@ class Popen(popen_fork.Popen):
         data["environ"] = dict(getattr(os.environ, "_data", os.environb))
         data["umask"] = _phalanx.umask()
         _phalanx.ensure_arena()
-        member = _phalanx.reserve_child()
+        self._member = member = _phalanx.reserve_child()
         file = -1
         try:
             payload = spawn.pickle_for_child(self, member, data, process_obj)

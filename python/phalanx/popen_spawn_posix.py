@@ -45,7 +45,7 @@ class Popen(popen_fork.Popen):
         # First: it refuses a start from a main module that is still being imported.
         data = spawn.get_preparation_data(process_obj._name)
         _phalanx.ensure_arena()
-        member = _phalanx.reserve_child()
+        self._member = member = _phalanx.reserve_child()
         fds: list[int] = []
         try:
             payload = spawn.pickle_for_child(self, member, data, process_obj)
@@ -64,7 +64,7 @@ class Popen(popen_fork.Popen):
             if tracker is not None:
                 passed.append(tracker)
             self.pid = util.spawnv_passfds(spawn.get_executable(), command, passed)
-            fds.append(sentinel := _phalanx.watch(self.pid))
+            fds.append(sentinel := _phalanx.watch_process(self.pid))
             self._watch(sentinel, file)
         except BaseException:
             for fd in fds:

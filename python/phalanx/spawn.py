@@ -122,7 +122,7 @@ def spawn_main(
     failure = os.dup(pipe_handle)
     become_child(options, parent_pid, arena_fd, member, tracker_fd, failure)
     os.set_inheritable(pipe_handle, False)
-    sys.exit(_main(pipe_handle, _phalanx.watch(parent_pid)))
+    sys.exit(_main(pipe_handle, _phalanx.watch_process(parent_pid)))
 
 
 def become_child(
@@ -162,6 +162,7 @@ def _main(fd: int, parent_sentinel: int) -> int:
             raise
         finally:
             del me._inheriting
+            _phalanx.drop_unclaimed()
         # The arguments are here; their copy in memory is not needed any more.
         os.ftruncate(from_parent.fileno(), 0)
     return child._bootstrap(parent_sentinel)  # type: ignore[no-any-return]

@@ -3,6 +3,7 @@
 mod arena;
 mod connection;
 mod error;
+mod process;
 mod turn;
 mod wait;
 
@@ -13,5 +14,6 @@ use pyo3::prelude::*;
 fn _phalanx(module: &Bound<'_, PyModule>) -> PyResult<()> {
     arena::register(module)?;
     connection::register(module)?;
+    process::register(module)?;
     Ok(())
 }

@@ -4,6 +4,7 @@ pub mod arena;
 pub mod channel;
 mod error;
 pub mod os;
+pub mod process;
 pub mod sync;
 #[cfg(test)]
 mod testing;

@@ -1,6 +1,9 @@
 //! The few system calls.
 
+pub(crate) mod fdpass;
 pub mod futex;
 pub(crate) mod life;
 pub(crate) mod memory;
+pub(crate) mod pidfd;
+pub(crate) mod signal;
 pub mod spin;

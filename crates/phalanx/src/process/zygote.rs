@@ -1,0 +1,473 @@
+//! The zygote: a small single-threaded process that forks ready-made children on request.
+//!
+//! ```text
+//!  client ──── control ────> warm child          one socket for all clients; whoever holds its
+//!    │                          │                other end may ask, and nobody else can
+//!    │                          ├── link ──> zygote     "taken": the connection, the client
+//!    └─── connection ───────────┘                       pid, then, from the zygote, the status
+//! ```
+//!
+//! A client sends one message over the control socket: a note, and descriptors, among them one end
+//! of a new *connection*. The message is read by the child that the zygote has forked ahead (the
+//! first one is forked when the first request comes), so a start costs one wake-up. That child hands
+//! the connection on to the zygote, tells the client its pid and becomes the process; the zygote
+//! forks the next one, and when the child ends it reaps it and writes the status to the connection.
+//! The connection is therefore the child's sentinel: readable when it has ended.
+//!
+//! Who dies, and what happens:
+//!
+//! | who | then |
+//! | --- | --- |
+//! | the client | its *watched* children are killed; the others go on |
+//! | all holders of the control socket | the zygote ends, once it has no children |
+//! | the warm child | another one is forked |
+//! | the zygote | the warm child is killed; a request that it had read is answered by the end of its connection, and the client asks another zygote; children go on, and their connections end with them, without a status |
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::ExitStatus;
+use crate::error::{Error, Kind, Result};
+use crate::os::{fdpass, pidfd, signal};
+
+/// How long a note may be.
+pub const LONGEST_NOTE: usize = 4096;
+
+/// How many children may end, one after the other, before they have read a request.
+const MOST_FAILURES: u32 = 8;
+
+/// The first byte of a request: whether the child is watched.
+const PLAIN: u8 = 1;
+const WATCHED: u8 = 2;
+
+// ---- the client ----------------------------------------------------------------------------------
+
+/// A child that a zygote has started for this process.
+#[derive(Debug)]
+pub struct Started {
+    /// Its process id.
+    pub pid: u32,
+    /// Readable when it has ended; for [`wait`].
+    pub connection: OwnedFd,
+}
+
+/// A request that has been sent; the child's pid is still to come.
+#[derive(Debug)]
+pub struct Pending(OwnedFd);
+
+/// Asks the zygote at the other end of `control` for a child. Blocks only if the socket is full.
+///
+/// The child gets `note` and copies of `fds`. If `watched`, it is killed when this process ends.
+///
+/// # Errors
+/// `is_peer_death()` if the zygote has ended, `is_too_large()` for a note that is too long.
+pub fn request(
+    control: BorrowedFd<'_>,
+    note: &[u8],
+    fds: &[BorrowedFd<'_>],
+    watched: bool,
+) -> Result<Pending> {
+    if note.len() > LONGEST_NOTE {
+        return Err(Error::new(
+            Kind::TooLarge,
+            format!(
+                "a note of {} bytes is longer than {LONGEST_NOTE}",
+                note.len()
+            ),
+        ));
+    }
+    let (ours, theirs) = fdpass::pair()?;
+    let me = pidfd::open(std::process::id())?;
+    let message = [&[if watched { WATCHED } else { PLAIN }], note].concat();
+    let all: Vec<_> = [theirs.as_fd(), me.as_fd()]
+        .into_iter()
+        .chain(fds.iter().copied())
+        .collect();
+    loop {
+        match fdpass::send(control, &message, &all) {
+            // Nothing was sent. It will not take long: there is always somebody who reads.
+            Err(error) if error.is_interrupted() => {}
+            done => return done.map(|()| Pending(ours)),
+        }
+    }
+}
+
+impl Pending {
+    /// Waits until the child exists.
+    ///
+    /// # Errors
+    /// `is_peer_death()` if the zygote died meanwhile: no child was started, ask another one.
+    /// `is_interrupted()`: call it again; if this is dropped instead, no child is started.
+    pub fn wait(&self) -> Result<u32> {
+        pidfd::wait_readable(self.0.as_fd(), None)?;
+        let mut word = [0; 4];
+        match fdpass::receive(self.0.as_fd(), &mut word, false)? {
+            Some((4, _)) => Ok(u32::from_ne_bytes(word)),
+            _ => Err(Error::new(
+                Kind::PeerDeath,
+                "the fork server ended before it had started the process",
+            )),
+        }
+    }
+
+    /// The child `pid` that [`wait`](Self::wait) told of.
+    pub fn started(self, pid: u32) -> Started {
+        Started {
+            pid,
+            connection: self.0,
+        }
+    }
+}
+
+/// Waits for the end of a child; `None` if the deadline passed. May be asked again and again.
+///
+/// # Errors
+/// `is_interrupted()` when a signal came; waiting again is right.
+pub fn wait(connection: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
+    if !pidfd::wait_readable(connection, deadline)? {
+        return Ok(None);
+    }
+    let mut word = [0; 4];
+    // It stays in the socket, so that every thread that waits gets the same answer.
+    Ok(Some(match fdpass::receive(connection, &mut word, true)? {
+        Some((4, _)) => ExitStatus::from_raw(i32::from_ne_bytes(word)),
+        _ => ExitStatus::UNKNOWN,
+    }))
+}
+
+/// Whether a zygote reads from the other end of `control`.
+pub fn is_alive(control: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(&control, PollFlags::empty())];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    !matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
+}
+
+// ---- the server ----------------------------------------------------------------------------------
+
+/// The zygote's side: asks its caller to fork, and looks after the children.
+///
+/// ```ignore
+/// let mut zygote = Zygote::new(control)?;
+/// while zygote.wait()? {
+///     match fork() {
+///         0 => return zygote.receive(),      // in the child: blocks until there is work
+///         pid => zygote.forked(pid)?,
+///     }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Zygote {
+    control: OwnedFd,
+    epoll: OwnedFd,
+    /// The link for the child that the caller is about to fork: our end and its end.
+    next: Option<(OwnedFd, OwnedFd)>,
+    warm: Option<Warm>,
+    children: HashMap<u64, Child>,
+    keys: u64,
+    stage: Stage,
+    failures: u32,
+    pid: u32,
+}
+
+/// The child that waits for a request.
+#[derive(Debug)]
+struct Warm {
+    pidfd: OwnedFd,
+    link: OwnedFd,
+}
+
+/// A child that runs.
+#[derive(Debug)]
+struct Child {
+    pidfd: OwnedFd,
+    connection: OwnedFd,
+    /// The process whose end ends it.
+    client: Option<OwnedFd>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// No request has come.
+    Unused,
+    Used,
+    /// None will come any more.
+    Closing,
+}
+
+// What an event is about. The keys of children are even, those of their clients one more.
+const CONTROL: u64 = 0;
+const LINK: u64 = 1;
+const FIRST_CHILD: u64 = 2;
+
+impl Zygote {
+    /// A zygote that serves the requests that come on `control`.
+    ///
+    /// # Errors
+    /// The system's, when it is out of descriptors.
+    pub fn new(control: OwnedFd) -> Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)
+            .map_err(|e| Error::os("the fork server cannot wait for events", e))?;
+        let zygote = Self {
+            control,
+            epoll,
+            next: None,
+            warm: None,
+            children: HashMap::new(),
+            keys: FIRST_CHILD,
+            stage: Stage::Unused,
+            failures: 0,
+            pid: std::process::id(),
+        };
+        zygote.add(&zygote.control, CONTROL, EventFlags::IN)?;
+        Ok(zygote)
+    }
+
+    /// Looks after the children until another one is wanted: then true, and the caller forks and
+    /// calls [`forked`](Self::forked) in itself and [`receive`](Self::receive) in the child. False
+    /// when nobody can ask any more and no child is left.
+    ///
+    /// # Errors
+    /// `is_interrupted()` when a signal came; `is_broken()` if children keep ending before they
+    /// have read their request.
+    pub fn wait(&mut self) -> Result<bool> {
+        loop {
+            if self.warm.is_none() {
+                if self.failures >= MOST_FAILURES {
+                    return Err(Error::new(
+                        Kind::Broken,
+                        "the children of the fork server end before they have begun",
+                    ));
+                }
+                match self.stage {
+                    Stage::Used => {
+                        self.next = Some(fdpass::pair()?);
+                        return Ok(true);
+                    }
+                    Stage::Closing if self.children.is_empty() => return Ok(false),
+                    _ => {}
+                }
+            }
+            for event in self.events()? {
+                self.handle(event)?;
+            }
+        }
+    }
+
+    fn events(&self) -> Result<Vec<Event>> {
+        let mut events = Vec::with_capacity(64);
+        match epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            None,
+        ) {
+            Ok(_) => Ok(events),
+            Err(Errno::INTR) => Err(Error::interrupted()),
+            Err(e) => Err(Error::os("the fork server cannot wait for events", e)),
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Result<()> {
+        let flags = event.flags;
+        match event.data.u64() {
+            CONTROL if flags.contains(EventFlags::IN) && self.stage == Stage::Unused => {
+                self.stage = Stage::Used;
+                // From here on a child reads the requests; we only look for the end.
+                let watch_end = EventFlags::empty();
+                epoll::modify(
+                    &self.epoll,
+                    &self.control,
+                    EventData::new_u64(CONTROL),
+                    watch_end,
+                )
+                .map_err(|e| Error::os("the fork server cannot wait for its end", e))
+            }
+            CONTROL if flags.intersects(EventFlags::HUP | EventFlags::ERR) => {
+                self.stage = Stage::Closing;
+                self.remove(&self.control);
+                Ok(())
+            }
+            CONTROL => Ok(()),
+            LINK => self.taken(),
+            key if key % 2 == 0 => {
+                self.ended(key);
+                Ok(())
+            }
+            key => self.client_ended(key - 1),
+        }
+    }
+
+    /// The warm child has read a request, or has ended.
+    fn taken(&mut self) -> Result<()> {
+        let Some(warm) = self.warm.take() else {
+            return Ok(());
+        };
+        self.remove(&warm.link);
+        let mut kind = [0];
+        let message = fdpass::receive(warm.link.as_fd(), &mut kind, false)?;
+        let Some((1, fds)) = message else {
+            // It is dead or dying; if somebody waits for an answer, the next child has it.
+            pidfd::send_signal(warm.pidfd.as_fd(), libc::SIGKILL)?;
+            pidfd::wait_readable(warm.pidfd.as_fd(), None)?;
+            pidfd::reap(warm.pidfd.as_fd());
+            self.failures += 1;
+            return Ok(());
+        };
+        self.failures = 0;
+        let mut fds = fds.into_iter();
+        let (Some(connection), Some(client)) = (fds.next(), fds.next()) else {
+            return Ok(());
+        };
+        let key = self.keys;
+        self.keys += 2;
+        let client = (kind == [WATCHED]).then_some(client);
+        if let Some(client) = &client {
+            self.add(client, key + 1, EventFlags::IN)?;
+        }
+        self.add(&warm.pidfd, key, EventFlags::IN)?;
+        self.children.insert(
+            key,
+            Child {
+                pidfd: warm.pidfd,
+                connection,
+                client,
+            },
+        );
+        Ok(())
+    }
+
+    fn ended(&mut self, key: u64) {
+        let Some(child) = self.children.remove(&key) else {
+            return;
+        };
+        self.remove(&child.pidfd);
+        if let Some(client) = &child.client {
+            self.remove(client);
+        }
+        if let Some(status) = pidfd::reap(child.pidfd.as_fd()) {
+            // If nobody listens any more, nobody wants to know.
+            let _ = fdpass::send(child.connection.as_fd(), &status.to_ne_bytes(), &[]);
+        }
+    }
+
+    fn client_ended(&mut self, key: u64) -> Result<()> {
+        if let Some(child) = self.children.get_mut(&key) {
+            if let Some(client) = child.client.take() {
+                let _ = epoll::delete(&self.epoll, &client);
+            }
+            pidfd::send_signal(child.pidfd.as_fd(), libc::SIGKILL)?;
+        }
+        Ok(())
+    }
+
+    /// After the fork that [`wait`](Self::wait) asked for, in the zygote.
+    ///
+    /// # Errors
+    /// The system's, when it is out of descriptors.
+    pub fn forked(&mut self, pid: u32) -> Result<()> {
+        let Some((link, _)) = self.next.take() else {
+            return Err(Error::new(Kind::Invalid, "no fork was asked for"));
+        };
+        let pidfd = pidfd::open(pid)?;
+        self.add(&link, LINK, EventFlags::IN)?;
+        self.warm = Some(Warm { pidfd, link });
+        Ok(())
+    }
+
+    fn add(&self, fd: impl AsFd, key: u64, flags: EventFlags) -> Result<()> {
+        epoll::add(&self.epoll, fd, EventData::new_u64(key), flags)
+            .map_err(|e| Error::os("the fork server cannot watch a process", e))
+    }
+
+    /// Closing alone would not do: a child that was forked meanwhile may hold a copy.
+    fn remove(&self, fd: impl AsFd) {
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    // ---- in the child ----------------------------------------------------------------------------
+
+    /// After the fork that [`wait`](Self::wait) asked for, in the child: blocks until a request
+    /// comes. `None` if none will; then the child has to exit.
+    ///
+    /// While it waits, this process is killed if the zygote dies.
+    ///
+    /// # Errors
+    /// `is_interrupted()` cannot be: signals are waited out. The system's, otherwise.
+    pub fn receive(self) -> Result<Option<Request>> {
+        let Self {
+            control,
+            next,
+            pid: zygote,
+            ..
+        } = self;
+        // The rest of it belongs to the zygote, and was closed here by the line above.
+        let Some((ours, link)) = next else {
+            return Err(Error::new(Kind::Invalid, "no fork was asked for"));
+        };
+        drop(ours);
+        signal::killed_with_forking_thread(true)?;
+        let mut buffer = vec![0; 1 + LONGEST_NOTE];
+        let request = loop {
+            if parent() != zygote {
+                return Ok(None);
+            }
+            match fdpass::receive(control.as_fd(), &mut buffer, false) {
+                Err(error) if error.is_interrupted() => {}
+                other => break other?,
+            }
+        };
+        let Some((length, fds)) = request else {
+            return Ok(None);
+        };
+        let mut fds = fds.into_iter();
+        let (Some(connection), Some(client)) = (fds.next(), fds.next()) else {
+            return Err(Error::new(Kind::Invalid, "a request without a connection"));
+        };
+        let kind = buffer[0];
+        fdpass::send(link.as_fd(), &[kind], &[connection.as_fd(), client.as_fd()])?;
+        signal::killed_with_forking_thread(false)?;
+        if parent() != zygote {
+            return Ok(None);
+        }
+        // If the client is gone or has changed its mind, there is nothing to do.
+        let me = std::process::id().to_ne_bytes();
+        if fdpass::send(connection.as_fd(), &me, &[]).is_err() {
+            return Ok(None);
+        }
+        buffer.truncate(length);
+        buffer.remove(0);
+        Ok(Some(Request {
+            note: buffer,
+            fds: fds.collect(),
+            zygote,
+            client,
+            connection,
+        }))
+    }
+}
+
+fn parent() -> u32 {
+    rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32)
+}
+
+/// What a child of a zygote is to do.
+#[derive(Debug)]
+pub struct Request {
+    /// What the client wrote.
+    pub note: Vec<u8>,
+    /// The descriptors it sent along, closed on exec.
+    pub fds: Vec<OwnedFd>,
+    /// The zygote, which is this process's parent.
+    pub zygote: u32,
+    /// Readable when the client, in whose name this process runs, has ended.
+    pub client: OwnedFd,
+    /// To be kept open as long as this process lives: if the zygote dies, its end tells the client.
+    pub connection: OwnedFd,
+}
