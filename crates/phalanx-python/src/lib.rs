@@ -4,6 +4,7 @@ mod arena;
 mod connection;
 mod error;
 mod process;
+mod sync;
 mod turn;
 mod wait;
 
@@ -15,5 +16,6 @@ fn _phalanx(module: &Bound<'_, PyModule>) -> PyResult<()> {
     arena::register(module)?;
     connection::register(module)?;
     process::register(module)?;
+    sync::register(module)?;
     Ok(())
 }

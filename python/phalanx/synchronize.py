@@ -1,0 +1,327 @@
+"""Locks, semaphores, conditions, events and barriers between processes.
+
+Thin classes over native ones, which do all the work; what they add is the standard library's
+constructors, its ``repr`` and pickling. Each lies in the family's arena, costs no file descriptor,
+and survives the death of any process: a lock whose owner has died goes to the next who acquires
+it, with an `AbandonedLockWarning`.
+
+They can be given to children as arguments, and sent to any process of the family through queues
+and pipes, as long as somebody holds a reference until the receiver has one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import _phalanx
+from ._phalanx import SEM_VALUE_MAX, AbandonedLockWarning
+
+if TYPE_CHECKING:
+    from .context import BaseContext
+
+__all__ = [
+    "SEM_VALUE_MAX",
+    "AbandonedLockWarning",
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
+    "Event",
+    "Lock",
+    "RLock",
+    "SemLock",
+    "Semaphore",
+]
+
+RECURSIVE_MUTEX, SEMAPHORE = 0, 1
+
+
+def _is_fork_context(ctx: BaseContext | None) -> bool:
+    if ctx is None:
+        from . import context
+
+        ctx = context._default_context.get_context()
+    return ctx.get_start_method() == "fork"
+
+
+class SemLock:
+    """The common base of locks and semaphores."""
+
+    _rand = tempfile._RandomNameSequence()  # type: ignore[attr-defined]
+    _is_fork_ctx = False
+    _kind = SEMAPHORE
+
+    @property
+    def _semlock(self) -> _View:
+        """The object as its native half is known elsewhere: with a kind, a handle and a value."""
+        return _View(self)
+
+    def _check_spawning(self) -> None:
+        """Refuse to be pickled for a child whose start method the lock's context rules out."""
+        if self._is_fork_ctx:
+            from . import context
+
+            if context.get_spawning_popen() is not None:
+                raise RuntimeError(
+                    "A SemLock created in a fork context cannot be given to a process that is "
+                    "started by spawn or forkserver. Make it with the context that starts the "
+                    "process."
+                )
+
+    def __reduce__(self) -> Any:
+        self._check_spawning()
+        return _rebuild, (type(self), self._handle_for_pickle())  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _make_name() -> str:
+        """A name for a named semaphore. The semaphores here have none and do not call it."""
+        from . import process
+
+        prefix = process.current_process()._config["semprefix"]
+        return f"{prefix}-{next(SemLock._rand)}"
+
+
+class _View:
+    """What ``_semlock`` gives."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lock, name)
+
+    def __enter__(self) -> bool:
+        entered: bool = self._lock.__enter__()
+        return entered
+
+    def __exit__(self, *args: object) -> None:
+        self._lock.__exit__(*args)
+
+    name = None
+
+    @property
+    def handle(self) -> int:
+        handle: int = self._lock._handle()
+        return handle
+
+    @property
+    def kind(self) -> int:
+        kind: int = self._lock._kind
+        return kind
+
+    @property
+    def maxvalue(self) -> int:
+        maximum = getattr(self._lock, "_maximum", None)
+        if maximum is not None:
+            return int(maximum())
+        return SEM_VALUE_MAX if isinstance(self._lock, Semaphore) else 1
+
+
+def _rebuild(cls: type[Any], state: tuple[Any, ...]) -> Any:
+    """Unpickle a shared object: make one of its class and attach it."""
+    self = cls.__new__(cls)
+    self._attach(*state)
+    return self
+
+
+def _owner(lock: Any) -> str:
+    """Who holds a lock, in the words of its ``repr``."""
+    if lock._is_mine():
+        from . import process
+
+        name = process.current_process().name
+        thread = threading.current_thread().name
+        return name if thread == "MainThread" else f"{name}|{thread}"
+    if not lock.locked():
+        return "None"
+    return "SomeOtherThread" if lock._count() > 0 else "SomeOtherProcess"
+
+
+class Lock(_phalanx.Lock, SemLock):
+    """A lock that is not recursive, and that any process or thread may release."""
+
+    def __init__(self, *, ctx: BaseContext | None) -> None:
+        self._is_fork_ctx = _is_fork_context(ctx)
+        self._create()
+
+    def __repr__(self) -> str:
+        try:
+            owner = _owner(self)
+        except Exception:
+            owner = "unknown"
+        return f"<{type(self).__name__}(owner={owner})>"
+
+
+class RLock(_phalanx.RLock, SemLock):
+    """A lock that belongs to a thread of a process, which may acquire it again."""
+
+    _kind = RECURSIVE_MUTEX
+
+    def __init__(self, *, ctx: BaseContext | None) -> None:
+        self._is_fork_ctx = _is_fork_context(ctx)
+        self._create()
+
+    def __repr__(self) -> str:
+        count: int | str
+        try:
+            owner = _owner(self)
+            if self._is_mine():
+                count = self._count()
+            else:
+                count = 0 if owner == "None" else "nonzero"
+        except Exception:
+            owner, count = "unknown", "unknown"
+        return f"<{type(self).__name__}({owner}, {count})>"
+
+
+class Semaphore(_phalanx.Semaphore, SemLock):
+    """A counter that nobody owns: what a process took stays away if it dies."""
+
+    def __init__(self, value: int = 1, *, ctx: BaseContext | None) -> None:
+        self._is_fork_ctx = _is_fork_context(ctx)
+        self._create(value)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}(value={_value(self)})>"
+
+
+class BoundedSemaphore(_phalanx.BoundedSemaphore, Semaphore):
+    """A counter that cannot rise above its first value; what a dead process took comes back."""
+
+    def __init__(self, value: int = 1, *, ctx: BaseContext | None) -> None:
+        self._is_fork_ctx = _is_fork_context(ctx)
+        self._create(value)
+
+    def __repr__(self) -> str:
+        try:
+            maximum: int | str = self._maximum()
+        except Exception:
+            maximum = "unknown"
+        return f"<{type(self).__name__}(value={_value(self)}, maxvalue={maximum})>"
+
+
+def _value(semaphore: Any) -> int | str:
+    try:
+        return int(semaphore.get_value())
+    except Exception:
+        return "unknown"
+
+
+class _Count:
+    """A number of a Condition, with the face of the semaphore that others keep it in."""
+
+    __slots__ = ("_get",)
+
+    def __init__(self, get: Callable[[], int]) -> None:
+        self._get = get
+
+    def get_value(self) -> int:
+        return self._get()
+
+    @property
+    def _semlock(self) -> _Count:
+        return self
+
+    def _get_value(self) -> int:
+        return self._get()
+
+
+def _nothing() -> int:
+    return 0
+
+
+class Condition(_phalanx.Condition):
+    """Waiting for a notification, under a lock."""
+
+    def __init__(self, lock: Any = None, *, ctx: BaseContext | None) -> None:
+        if lock is None:
+            lock = RLock(ctx=ctx)
+        self._create(lock)
+        self._adopt_lock(lock)
+
+    def _adopt_lock(self, lock: Any) -> None:
+        self._lock = lock
+        # Bound methods of the lock itself: a call of them is one native call.
+        self.acquire: Callable[..., bool] = lock.acquire
+        self.release: Callable[[], None] = lock.release
+
+    def _attach(self, family: int, handle: int, lock: Any) -> None:
+        super()._attach(family, handle, lock)
+        self._adopt_lock(lock)
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), (*self._handle_for_pickle(), self._lock))
+
+    @property
+    def _sleeping_count(self) -> _Count:
+        return _Count(self._waiters)
+
+    @property
+    def _woken_count(self) -> _Count:
+        return _Count(_nothing)
+
+    @property
+    def _wait_semaphore(self) -> _Count:
+        return _Count(_nothing)
+
+    def __repr__(self) -> str:
+        try:
+            waiters: int | str = self._waiters()
+        except Exception:
+            waiters = "unknown"
+        return f"<{type(self).__name__}({self._lock}, {waiters})>"
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+        """Wait until `predicate()` is true, and return what it gave last."""
+        end = None if timeout is None else time.monotonic() + timeout
+        result = predicate()
+        while not result:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            self.wait(left)
+            result = predicate()
+        return result
+
+
+class Event(_phalanx.Event):
+    """A flag that processes wait for."""
+
+    def __init__(self, *, ctx: BaseContext | None) -> None:
+        self._create()
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self._handle_for_pickle())
+
+    def __repr__(self) -> str:
+        state = "set" if self.is_set() else "unset"
+        return f"<{type(self).__qualname__} at {id(self):#x} {state}>"
+
+
+class Barrier(_phalanx.Barrier, threading.Barrier):
+    """A meeting point of a fixed number of processes."""
+
+    def __init__(
+        self,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+        *,
+        ctx: BaseContext | None,
+    ) -> None:
+        self._create(parties, action, timeout)
+
+    def __reduce__(self) -> Any:
+        state = (*self._handle_for_pickle(), self._action, self._timeout)
+        return _rebuild, (type(self), state)
+
+    def __repr__(self) -> str:
+        name = f"{type(self).__module__}.{type(self).__qualname__}"
+        if self.broken:
+            return f"<{name} at {id(self):#x}: broken>"
+        return f"<{name} at {id(self):#x}: waiters={self.n_waiting}/{self.parties}>"
