@@ -121,9 +121,9 @@ impl Semaphore {
 impl BoundedSemaphore {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: Args<'_, '_>, _kwargs: Option<Kwargs<'_, '_>>) -> (Self, Semaphore) {
+    fn new(_args: Args<'_, '_>, _kwargs: Option<Kwargs<'_, '_>>) -> PyClassInitializer<Self> {
         let (object, base) = (Object::empty(), Object::empty());
-        (Self { object }, Semaphore { object: base })
+        PyClassInitializer::from(Semaphore { object: base }).add_subclass(Self { object })
     }
 
     fn _create(&self, py: Python<'_>, value: i64) -> PyResult<()> {
