@@ -1,9 +1,12 @@
 //! The extension module `phalanx._phalanx`: conversion, the GIL and signals; nothing else.
 
 mod arena;
+mod buffer;
+mod codec;
 mod connection;
 mod error;
 mod process;
+mod queue;
 mod sync;
 mod turn;
 mod wait;
@@ -17,5 +20,6 @@ fn _phalanx(module: &Bound<'_, PyModule>) -> PyResult<()> {
     connection::register(module)?;
     process::register(module)?;
     sync::register(module)?;
+    queue::register(module)?;
     Ok(())
 }

@@ -148,6 +148,19 @@ impl Message {
         }
     }
 
+    /// Whether the bytes came in the log itself, not in a buffer of their own.
+    pub fn is_inline(&self) -> bool {
+        matches!(self.payload, Payload::Inline(_))
+    }
+
+    /// The buffer that the bytes came in, if they did.
+    pub fn into_buffer(self) -> Option<Buffer> {
+        match self.payload {
+            Payload::Inline(_) => None,
+            Payload::Buffer(buffer) => Some(buffer),
+        }
+    }
+
     /// The message's bytes as a vector; copied only if they came in a buffer.
     pub fn into_vec(self) -> Vec<u8> {
         match self.payload {

@@ -1,0 +1,433 @@
+//! Python objects as messages.
+//!
+//! Small built-in values have an encoding of their own, since pickling an int costs more than moving
+//! it: None, bool, int (64 bits), float, str, bytes, tuples of them, and a list or dict of them as
+//! the whole message. (A list inside would lose its identity where an object holds it twice, which
+//! pickle keeps.) All else is pickled by protocol 5 with large buffers out of band: each is copied
+//! once, into the arena, and the receiver's object is a view on it.
+
+use std::cell::Cell;
+use std::sync::{Mutex, PoisonError};
+
+use phalanx::arena::{Buffer, MIN_BUFFER};
+use phalanx::channel::Message;
+use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+use pyo3::{IntoPyObjectExt, intern};
+
+use crate::arena::arena;
+use crate::buffer::ReceivedBuffer;
+use crate::error::to_py;
+
+/// What a message's tag says about its bytes.
+pub(crate) mod tag {
+    /// The encoding of this module.
+    pub(crate) const VALUE: u16 = 0;
+    pub(crate) const PICKLE: u16 = 1;
+    /// One `bytes` object.
+    pub(crate) const BYTES: u16 = 2;
+}
+
+const NONE: u8 = 0;
+const FALSE: u8 = 1;
+const TRUE: u8 = 2;
+const BYTE: u8 = 3;
+const INT: u8 = 4;
+const FLOAT: u8 = 5;
+const STR: u8 = 6;
+const LONG_STR: u8 = 7;
+const BYTES: u8 = 8;
+const TUPLE: u8 = 9;
+const LIST: u8 = 10;
+const DICT: u8 = 11;
+
+/// Tuples may be nested so deep; deeper ones are pickled.
+const DEPTH: u32 = 8;
+
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static PICKLER: Cell<Option<CachedPickler>> = const { Cell::new(None) };
+}
+
+/// Scratch vectors larger than this are not kept.
+const KEEP: usize = 1 << 20;
+
+/// Calls `with` with a vector of this thread's that is used again.
+pub(crate) fn with_scratch<R>(with: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    let result = with(&mut scratch);
+    if scratch.capacity() <= KEEP {
+        SCRATCH.set(scratch);
+    }
+    result
+}
+
+/// Turns `object` into the bytes, tag and buffers of a message and calls `send` with them.
+///
+/// # Errors
+/// Whatever pickling raises; `send` is not called then.
+pub(crate) fn encode<R>(
+    object: &Bound<'_, PyAny>,
+    send: impl FnOnce(&[u8], u16, Vec<Buffer>) -> PyResult<R>,
+) -> PyResult<R> {
+    if let Ok(bytes) = object.cast_exact::<PyBytes>() {
+        return send(bytes.as_bytes(), tag::BYTES, Vec::new());
+    }
+    with_scratch(|scratch| {
+        if value(object, scratch, DEPTH, true) {
+            return send(scratch, tag::VALUE, Vec::new());
+        }
+        let (bytes, buffers) = pickle(object)?;
+        send(&bytes, tag::PICKLE, buffers)
+    })
+}
+
+/// The object that a message brings.
+///
+/// # Errors
+/// Whatever unpickling raises.
+pub(crate) fn decode<'py>(py: Python<'py>, mut message: Message) -> PyResult<Bound<'py, PyAny>> {
+    let buffers = std::mem::take(&mut message.buffers);
+    match message.tag {
+        tag::PICKLE if message.is_inline() => {
+            unpickle(PyBytes::new(py, message.bytes()).as_any(), buffers)
+        }
+        tag::PICKLE => match message.into_buffer() {
+            Some(buffer) => unpickle(
+                Bound::new(py, ReceivedBuffer::new(buffer))?.as_any(),
+                buffers,
+            ),
+            None => Err(damaged()),
+        },
+        tag => decode_plain(py, tag, message.bytes()),
+    }
+}
+
+/// As [`decode`], for a message without buffers.
+pub(crate) fn decode_plain<'py>(
+    py: Python<'py>,
+    tag: u16,
+    bytes: &[u8],
+) -> PyResult<Bound<'py, PyAny>> {
+    match tag {
+        tag::VALUE => {
+            let mut rest = bytes;
+            let object = read(py, &mut rest, DEPTH + 1)?;
+            if rest.is_empty() {
+                Ok(object)
+            } else {
+                Err(damaged())
+            }
+        }
+        tag::PICKLE => unpickle(PyBytes::new(py, bytes).as_any(), Vec::new()),
+        tag::BYTES => Ok(PyBytes::new(py, bytes).into_any()),
+        _ => Err(damaged()),
+    }
+}
+
+fn damaged() -> PyErr {
+    PyRuntimeError::new_err(
+        "a message in shared memory is damaged; a process of the family wrote over it",
+    )
+}
+
+/// Appends the encoding of `object`; false if it has none (`out` is then garbage).
+pub(crate) fn value(object: &Bound<'_, PyAny>, out: &mut Vec<u8>, depth: u32, whole: bool) -> bool {
+    if let Ok(int) = object.cast_exact::<PyInt>() {
+        return match int.extract::<i64>() {
+            Ok(n) => {
+                match i8::try_from(n) {
+                    Ok(n) => out.extend_from_slice(&[BYTE, n as u8]),
+                    Err(_) => {
+                        out.push(INT);
+                        out.extend_from_slice(&n.to_le_bytes());
+                    }
+                }
+                true
+            }
+            Err(_) => false,
+        };
+    }
+    if let Ok(text) = object.cast_exact::<PyString>() {
+        // A lone surrogate has no UTF-8.
+        return text.to_str().is_ok_and(|text| {
+            match u8::try_from(text.len()) {
+                Ok(len) => out.extend_from_slice(&[STR, len]),
+                Err(_) => put_len(out, LONG_STR, text.len()),
+            }
+            out.extend_from_slice(text.as_bytes());
+            true
+        });
+    }
+    if let Ok(float) = object.cast_exact::<PyFloat>() {
+        out.push(FLOAT);
+        out.extend_from_slice(&float.value().to_le_bytes());
+        return true;
+    }
+    if object.is_none() {
+        out.push(NONE);
+        return true;
+    }
+    if let Ok(truth) = object.cast_exact::<PyBool>() {
+        out.push(if truth.is_true() { TRUE } else { FALSE });
+        return true;
+    }
+    if let Ok(tuple) = object.cast_exact::<PyTuple>() {
+        if depth == 0 {
+            return false;
+        }
+        put_len(out, TUPLE, tuple.len());
+        return tuple
+            .iter_borrowed()
+            .all(|item| value(&item, out, depth - 1, false));
+    }
+    if let Ok(bytes) = object.cast_exact::<PyBytes>() {
+        // Larger ones are better off outside the scratch vector.
+        let bytes = bytes.as_bytes();
+        put_len(out, BYTES, bytes.len());
+        out.extend_from_slice(bytes);
+        return bytes.len() <= MIN_BUFFER;
+    }
+    if !whole {
+        return false;
+    }
+    if let Ok(list) = object.cast_exact::<PyList>() {
+        put_len(out, LIST, list.len());
+        return list.iter().all(|item| value(&item, out, depth - 1, false));
+    }
+    if let Ok(dict) = object.cast_exact::<PyDict>() {
+        put_len(out, DICT, dict.len());
+        return dict.iter().all(|(key, item)| {
+            value(&key, out, depth - 1, false) && value(&item, out, depth - 1, false)
+        });
+    }
+    false
+}
+
+fn put_len(out: &mut Vec<u8>, kind: u8, len: usize) {
+    out.push(kind);
+    out.extend_from_slice(&(len as u32).to_le_bytes());
+}
+
+fn chunk<'a>(rest: &mut &'a [u8], len: usize) -> PyResult<&'a [u8]> {
+    let (chunk, after) = rest.split_at_checked(len).ok_or_else(damaged)?;
+    *rest = after;
+    Ok(chunk)
+}
+
+fn array<const N: usize>(rest: &mut &[u8]) -> PyResult<[u8; N]> {
+    chunk(rest, N)?.try_into().map_err(|_| damaged())
+}
+
+/// A number of items or bytes, of which there must be that many left at least.
+fn len(rest: &mut &[u8]) -> PyResult<usize> {
+    let len = u32::from_le_bytes(array(rest)?) as usize;
+    if len > rest.len() {
+        Err(damaged())
+    } else {
+        Ok(len)
+    }
+}
+
+fn text<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let text = std::str::from_utf8(bytes).map_err(|_| damaged())?;
+    Ok(PyString::new(py, text).into_any())
+}
+
+/// Decodes one value off the front of `rest`. Whatever the bytes are, it ends with a value or an
+/// error.
+pub(crate) fn read<'py>(
+    py: Python<'py>,
+    rest: &mut &[u8],
+    depth: u32,
+) -> PyResult<Bound<'py, PyAny>> {
+    let [kind] = array(rest)?;
+    let nested = || depth.checked_sub(1).ok_or_else(damaged);
+    match kind {
+        NONE => Ok(py.None().into_bound(py)),
+        FALSE => false.into_bound_py_any(py),
+        TRUE => true.into_bound_py_any(py),
+        BYTE => i8::from_le_bytes(array(rest)?).into_bound_py_any(py),
+        INT => i64::from_le_bytes(array(rest)?).into_bound_py_any(py),
+        FLOAT => f64::from_le_bytes(array(rest)?).into_bound_py_any(py),
+        STR => {
+            let [len] = array(rest)?;
+            text(py, chunk(rest, usize::from(len))?)
+        }
+        LONG_STR => {
+            let len = len(rest)?;
+            text(py, chunk(rest, len)?)
+        }
+        BYTES => {
+            let len = len(rest)?;
+            Ok(PyBytes::new(py, chunk(rest, len)?).into_any())
+        }
+        TUPLE => {
+            let depth = nested()?;
+            let items = (0..len(rest)?)
+                .map(|_| read(py, rest, depth))
+                .collect::<PyResult<Vec<_>>>()?;
+            Ok(PyTuple::new(py, items)?.into_any())
+        }
+        LIST => {
+            let depth = nested()?;
+            let items = (0..len(rest)?)
+                .map(|_| read(py, rest, depth))
+                .collect::<PyResult<Vec<_>>>()?;
+            Ok(PyList::new(py, items)?.into_any())
+        }
+        DICT => {
+            let depth = nested()?;
+            let dict = PyDict::new(py);
+            for _ in 0..len(rest)? {
+                let key = read(py, rest, depth)?;
+                dict.set_item(key, read(py, rest, depth)?)?;
+            }
+            Ok(dict.into_any())
+        }
+        _ => Err(damaged()),
+    }
+}
+
+/// What a pickler writes to: bytes, and the large buffers beside them.
+#[pyclass(frozen, module = "phalanx._phalanx")]
+struct PickleSink {
+    bytes: Mutex<Vec<u8>>,
+    buffers: Mutex<Vec<Buffer>>,
+}
+
+#[pymethods]
+impl PickleSink {
+    /// Takes the next piece of the pickle.
+    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(data) = data.cast_exact::<PyBytes>() {
+            bytes.extend_from_slice(data.as_bytes());
+        } else {
+            let view = PyUntypedBuffer::get(data)?;
+            bytes.extend_from_slice(contents(&view));
+        }
+        Ok(())
+    }
+
+    /// The pickler's `buffer_callback`: true means that the buffer is to stay in the pickle.
+    fn buffer(&self, py: Python<'_>, pickle_buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let Ok(raw) = pickle_buffer.call_method0(intern!(py, "raw")) else {
+            return Ok(true); // Not contiguous.
+        };
+        let view = PyUntypedBuffer::get(&raw)?;
+        if view.len_bytes() < MIN_BUFFER {
+            return Ok(true);
+        }
+        let arena = arena(py)?;
+        let bytes = contents(&view);
+        let buffer = py.detach(|| Buffer::copy(arena, bytes)).map_err(to_py)?;
+        self.buffers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(buffer);
+        Ok(false)
+    }
+}
+
+/// The bytes of a contiguous buffer.
+pub(crate) fn contents(view: &PyUntypedBuffer) -> &[u8] {
+    if view.len_bytes() == 0 {
+        return &[];
+    }
+    // SAFETY: the exporter keeps this many bytes there as long as the view lives. Another thread may
+    // write to them meanwhile, as it may while any other copy of a buffer is made.
+    unsafe { std::slice::from_raw_parts(view.buf_ptr().cast(), view.len_bytes()) }
+}
+
+struct CachedPickler {
+    dump: Py<PyAny>,
+    clear_memo: Py<PyAny>,
+    sink: Py<PickleSink>,
+}
+
+impl CachedPickler {
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let class = CLASS.get_or_try_init(py, || {
+            let reduction = py.import("phalanx.reduction")?;
+            PyResult::Ok(reduction.getattr("ForkingPickler")?.unbind())
+        })?;
+        let sink = Bound::new(
+            py,
+            PickleSink {
+                bytes: Mutex::default(),
+                buffers: Mutex::default(),
+            },
+        )?;
+        // Positional, since the standard class takes nothing else: file, protocol, fix_imports,
+        // buffer_callback.
+        let pickler = class
+            .bind(py)
+            .call1((&sink, 5, true, sink.getattr("buffer")?))?;
+        Ok(Self {
+            dump: pickler.getattr("dump")?.unbind(),
+            clear_memo: pickler.getattr("clear_memo")?.unbind(),
+            sink: sink.unbind(),
+        })
+    }
+
+    fn taken(&self) -> (Vec<u8>, Vec<Buffer>) {
+        let sink = self.sink.get();
+        let bytes = sink.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let buffers = sink.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut bytes, mut buffers) = (bytes, buffers);
+        (std::mem::take(&mut bytes), std::mem::take(&mut buffers))
+    }
+}
+
+/// Pickles by protocol 5 with `phalanx.reduction.ForkingPickler`: the bytes, and copies of the large
+/// buffers.
+///
+/// # Errors
+/// Whatever pickling raises.
+pub(crate) fn pickle(object: &Bound<'_, PyAny>) -> PyResult<(Vec<u8>, Vec<Buffer>)> {
+    let py = object.py();
+    // Taken out while in use: pickling an object may pickle others on the way.
+    let pickler = match PICKLER.take() {
+        Some(pickler) => pickler,
+        None => CachedPickler::new(py)?,
+    };
+    // On an error the pickler is dropped, in whatever state it is.
+    pickler.dump.bind(py).call1((object,))?;
+    pickler.clear_memo.bind(py).call0()?;
+    let taken = pickler.taken();
+    PICKLER.set(Some(pickler));
+    Ok(taken)
+}
+
+/// Unpickles `data` with `buffers` out of band.
+///
+/// # Errors
+/// Whatever unpickling raises.
+pub(crate) fn unpickle<'py>(
+    data: &Bound<'py, PyAny>,
+    buffers: Vec<Buffer>,
+) -> PyResult<Bound<'py, PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = data.py();
+    let loads = LOADS
+        .get_or_try_init(py, || {
+            PyResult::Ok(py.import("pickle")?.getattr("loads")?.unbind())
+        })?
+        .bind(py);
+    if buffers.is_empty() {
+        return loads.call1((data,));
+    }
+    let views = PyList::empty(py);
+    for buffer in buffers {
+        views.append(Bound::new(py, ReceivedBuffer::new(buffer))?)?;
+    }
+    let kwargs = PyDict::new(py);
+    kwargs.set_item(intern!(py, "buffers"), views)?;
+    loads.call((data,), Some(&kwargs))
+}

@@ -1,0 +1,301 @@
+//! `phalanx.queues`: the native base of the queue classes.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
+
+use phalanx::arena::{Buffer, Shared};
+use phalanx::channel::queue::QueueCore;
+use phalanx::channel::{self, Message, Patience};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyList;
+
+use crate::arena::{arena, attach, handle_for_pickle};
+use crate::codec;
+use crate::error::to_py;
+use crate::wait::{blocking, deadline};
+
+/// The native base of `phalanx.queues.Queue` and its kin.
+#[pyclass(subclass, frozen, module = "phalanx._phalanx")]
+pub(crate) struct Queue {
+    queue: OnceLock<channel::Queue>,
+    /// This process has closed its side.
+    closed: AtomicBool,
+}
+
+/// `queue.Full` or `queue.Empty`.
+fn queue_error(py: Python<'_>, name: &'static str) -> PyErr {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let module = MODULE.get_or_try_init(py, || Ok(py.import("queue")?.unbind()));
+    match module.and_then(|module| module.bind(py).getattr(name)?.call0()) {
+        Ok(error) => PyErr::from_value(error),
+        Err(error) => error,
+    }
+}
+
+/// Python's `block` and `timeout`: when to give up; a wait that may not block ends at once.
+fn until(block: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Instant>> {
+    if block {
+        deadline(timeout)
+    } else {
+        Ok(Some(Instant::now()))
+    }
+}
+
+impl Queue {
+    #[inline]
+    fn open(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().closed.load(Relaxed) {
+            return Err(PyValueError::new_err(format!(
+                "Queue {} is closed",
+                slf.repr()?
+            )));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn native(&self) -> PyResult<&channel::Queue> {
+        self.queue.get().ok_or_else(|| {
+            PyValueError::new_err(
+                "the queue was never set up: a subclass must call Queue.__init__ before using it",
+            )
+        })
+    }
+
+    fn set(&self, queue: channel::Queue) -> PyResult<()> {
+        self.queue
+            .set(queue)
+            .map_err(|_| PyValueError::new_err("the queue has been set up already"))
+    }
+
+    fn send(
+        &self,
+        py: Python<'_>,
+        bytes: &[u8],
+        tag: u16,
+        buffers: Vec<Buffer>,
+        deadline: impl FnOnce() -> PyResult<Option<Instant>>,
+    ) -> PyResult<()> {
+        let queue = self.native()?;
+        let parts = [bytes];
+        let mut letter = queue.letter(&parts, tag, buffers).map_err(to_py)?;
+        if queue.try_put(&mut letter, Patience::Now).map_err(to_py)? {
+            return Ok(());
+        }
+        let deadline = deadline()?;
+        match blocking(py, || queue.put(&mut letter, deadline))? {
+            Err(error) if error.is_full() => Err(queue_error(py, "Full")),
+            done => done.map_err(to_py),
+        }
+    }
+
+    /// Waits for a message without the GIL.
+    fn wait(&self, py: Python<'_>, deadline: Option<Instant>) -> PyResult<Message> {
+        let queue = self.native()?;
+        match blocking(py, || queue.get(deadline))? {
+            Err(error) if error.is_empty() => Err(queue_error(py, "Empty")),
+            done => done.map_err(to_py),
+        }
+    }
+}
+
+#[pymethods]
+impl Queue {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyAny>, _kwargs: Option<&Bound<'_, PyAny>>) -> Self {
+        Self {
+            queue: OnceLock::new(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes the shared queue; `maxsize` of 0 or less: any number of items.
+    fn _create(&self, py: Python<'_>, maxsize: &Bound<'_, PyAny>) -> PyResult<()> {
+        let maxsize: i64 = maxsize.extract().map_err(|_| {
+            PyTypeError::new_err(format!("maxsize must be an int, not {maxsize:?}"))
+        })?;
+        arena(py)?;
+        let bound = u64::try_from(maxsize).ok().filter(|&n| n > 0);
+        self.set(channel::Queue::new(bound).map_err(to_py)?)
+    }
+
+    /// Makes this object one for the shared queue that a pickle names.
+    fn _attach(&self, py: Python<'_>, family: u64, handle: u64) -> PyResult<()> {
+        let core: Shared<QueueCore> = attach(py, family, handle)?;
+        self.set(channel::Queue::from_core(core))
+    }
+
+    /// Family and handle of the shared queue, for a pickle.
+    fn _handle_for_pickle(&self) -> PyResult<(u64, u64)> {
+        handle_for_pickle(self.native()?.core())
+    }
+
+    /// Puts `obj` into the queue; it is there when this returns.
+    ///
+    /// Blocks while a bounded queue is full, up to `timeout` seconds; then, or at once without
+    /// `block`, raises `queue.Full`. An object that cannot be pickled raises here. ValueError if the
+    /// queue was closed by this process, MemoryError if the arena is full.
+    #[pyo3(signature = (obj, block=true, timeout=None))]
+    fn put(
+        slf: &Bound<'_, Self>,
+        obj: &Bound<'_, PyAny>,
+        block: bool,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        Self::open(slf)?;
+        let mut pickled = false;
+        let done = codec::encode(obj, |bytes, tag, buffers| {
+            pickled = true;
+            slf.get()
+                .send(slf.py(), bytes, tag, buffers, || until(block, timeout))
+        });
+        match done {
+            Err(error) if !pickled => {
+                // A subclass may want to be told instead of raising.
+                let py = slf.py();
+                slf.call_method1(intern!(py, "_unpicklable"), (error.into_value(py), obj))?;
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// Takes the oldest item out of the queue.
+    ///
+    /// Blocks while the queue is empty, up to `timeout` seconds; then, or at once without `block`,
+    /// raises `queue.Empty`. What a killed process was putting is never seen in part.
+    #[pyo3(signature = (block=true, timeout=None))]
+    fn get<'py>(
+        slf: &Bound<'py, Self>,
+        block: bool,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Self::open(slf)?;
+        let py = slf.py();
+        let queue = slf.get().native()?;
+        let quick = codec::with_scratch(|bytes| {
+            let Some(taken) = queue.try_get_into(bytes, Patience::Now).map_err(to_py)? else {
+                return Ok(None);
+            };
+            if taken.is_plain() {
+                return codec::decode_plain(py, taken.tag(), bytes).map(Some);
+            }
+            let message = taken.into_message(queue.core().arena(), std::mem::take(bytes));
+            codec::decode(py, message.map_err(to_py)?).map(Some)
+        })?;
+        match quick {
+            Some(object) => Ok(object),
+            None => codec::decode(py, slf.get().wait(py, until(block, timeout)?)?),
+        }
+    }
+
+    /// `put(obj, block=False)`.
+    fn put_nowait(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+        Self::put(slf, obj, false, None)
+    }
+
+    /// `get(block=False)`.
+    fn get_nowait<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::get(slf, false, None)
+    }
+
+    /// Puts each item of an iterable; returns how many. Blocks as `put` does, up to `timeout`
+    /// seconds for all of them; on an error the items before it have been put.
+    #[pyo3(signature = (items, timeout=None))]
+    fn put_many(
+        slf: &Bound<'_, Self>,
+        items: &Bound<'_, PyAny>,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<usize> {
+        Self::open(slf)?;
+        let deadline = deadline(timeout)?;
+        let mut count = 0;
+        for item in items.try_iter()? {
+            codec::encode(&item?, |bytes, tag, buffers| {
+                slf.get()
+                    .send(slf.py(), bytes, tag, buffers, || Ok(deadline))
+            })?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Takes up to `max_items` items that are there: at least one, for which it blocks as `get`
+    /// does, up to `timeout` seconds.
+    #[pyo3(signature = (max_items, timeout=None))]
+    fn get_many<'py>(
+        slf: &Bound<'py, Self>,
+        max_items: usize,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let py = slf.py();
+        if max_items == 0 {
+            return Err(PyValueError::new_err("max_items must be at least 1, not 0"));
+        }
+        let items = PyList::empty(py);
+        items.append(Self::get(slf, true, timeout)?)?;
+        let queue = slf.get().native()?;
+        while items.len() < max_items {
+            match queue.try_get().map_err(to_py)? {
+                Some(message) => items.append(codec::decode(py, message)?)?,
+                None => break,
+            }
+        }
+        Ok(items)
+    }
+
+    /// How many items are in the queue, exactly.
+    fn qsize(&self, py: Python<'_>) -> PyResult<u64> {
+        let queue = self.native()?;
+        py.detach(|| queue.len()).map_err(to_py)
+    }
+
+    /// True if there is nothing in the queue.
+    fn empty(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.qsize(py)? == 0)
+    }
+
+    /// True if a bounded queue holds as many items as it may.
+    fn full(&self, py: Python<'_>) -> PyResult<bool> {
+        let size = self.qsize(py)?;
+        Ok(self.native()?.bound().is_some_and(|bound| size >= bound))
+    }
+
+    /// This process will neither put nor get any more; others go on, and get what was put.
+    fn close(&self) {
+        self.closed.store(true, Relaxed);
+    }
+
+    #[getter]
+    fn _closed(&self) -> bool {
+        self.closed.load(Relaxed)
+    }
+
+    #[getter]
+    fn _maxsize(&self) -> PyResult<Option<u64>> {
+        Ok(self.native()?.bound())
+    }
+
+    /// Says that one item that was taken has been worked on; ValueError if more are reported than
+    /// were put.
+    fn _task_done(&self) -> PyResult<()> {
+        self.native()?
+            .task_done()
+            .map_err(|_| PyValueError::new_err("task_done() called too many times"))
+    }
+
+    /// Blocks until every item ever put has been reported by `task_done`.
+    fn _join(&self, py: Python<'_>) -> PyResult<()> {
+        let queue = self.native()?;
+        blocking(py, || queue.join(None))?.map_err(to_py)
+    }
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Queue>()
+}
