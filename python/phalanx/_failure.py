@@ -8,9 +8,6 @@ and it goes with its last user, however that ends.
 from __future__ import annotations
 
 import os
-import pickle
-import traceback
-from types import TracebackType
 
 __all__ = ["RemoteTraceback", "record", "read", "use"]
 
@@ -39,8 +36,10 @@ def use(fd: int | None) -> None:
 
 def record(error: BaseException) -> str:
     """Leave ``error`` for the parent, and give its traceback as text."""
-    frames: TracebackType | None = error.__traceback__
-    text = "".join(traceback.format_exception(type(error), error, frames))
+    import pickle
+    import traceback
+
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     if _fd is not None:
         try:
             data = pickle.dumps((error, text))
@@ -62,6 +61,8 @@ def read(fd: int) -> BaseException | None:
     data = os.pread(fd, size, 0)
     if not data.startswith(_MAGIC):
         return None
+    import pickle
+
     try:
         error, *rest = pickle.loads(data[len(_MAGIC) :])
     except Exception as problem:

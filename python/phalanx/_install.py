@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 __all__ = ["install", "is_installed"]
 
@@ -51,6 +54,8 @@ class _Finder:
             if error.name == ours:
                 return None
             raise
+        from importlib.machinery import ModuleSpec
+
         return ModuleSpec(name, _Alias(module), is_package=hasattr(module, "__path__"))  # type: ignore[arg-type]
 
 

@@ -12,15 +12,16 @@ from __future__ import annotations
 import os
 import sys
 from _thread import _local
-from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
 
 from . import process
 
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable, Sequence
     from types import ModuleType
+    from typing import Any
 
     from . import connection, managers, pool, popen_fork, queues, synchronize
 
@@ -372,7 +373,7 @@ _concrete_contexts: dict[str, BaseContext] = {
 }
 
 # What the running Python's own module uses.
-_DEFAULT: Literal["fork", "forkserver"] = "forkserver" if sys.version_info >= (3, 14) else "fork"
+_DEFAULT = "forkserver" if sys.version_info >= (3, 14) else "fork"
 
 _default_context = DefaultContext(_concrete_contexts[_DEFAULT])
 

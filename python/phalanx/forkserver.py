@@ -18,10 +18,13 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Any
 
 from . import _install, _phalanx, popen_fork, process, resource_tracker, spawn, util
+
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 __all__ = [
     "ensure_running",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from . import _failure, _phalanx, util
 
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from .process import BaseProcess
 
 __all__ = ["Popen"]
@@ -128,7 +130,7 @@ def prepare_forked() -> None:
         atexit.register(util._exit_function)
 
 
-def end_forked(code: int) -> Any:
+def end_forked(code: int) -> NoReturn:
     """Last thing in a forked child: it must not return into its parent's program."""
     try:
         if sys.version_info >= (3, 13):

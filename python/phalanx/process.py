@@ -6,10 +6,12 @@ import itertools
 import os
 import sys
 from _weakrefset import WeakSet
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
     from .popen_fork import Popen
 
 __all__ = ["BaseProcess", "current_process", "active_children", "parent_process"]

@@ -9,10 +9,13 @@ import io
 import pickle
 import socket
 from abc import ABCMeta
-from collections.abc import Callable, Iterable
-from typing import IO, Any, ClassVar
 
 from . import context
+
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import IO, Any, ClassVar
 
 __all__ = [
     "send_handle",

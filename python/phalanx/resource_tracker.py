@@ -13,12 +13,15 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
-from typing import NoReturn
 
 import _posixshmem
 
 from . import spawn, util
+
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
 __all__ = ["ensure_running", "register", "unregister"]
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import io
 import os
 import sys
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 from . import _failure, _install, _phalanx, context, process, util
 
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
     from .process import BaseProcess
 
 __all__ = [
@@ -150,13 +151,15 @@ def become_child(
 
 def _main(fd: int, parent_sentinel: int) -> int:
     """Read what the parent pickled, become that process and run it; the exit code."""
-    pickle = context._default_context.reducer.pickle
+    # Only a parent with a reducer of its own needs more than the plain pickle here.
+    from _pickle import load
+
     with os.fdopen(fd, "rb", closefd=True) as from_parent:
         me: Any = process.current_process()
         me._inheriting = True
         try:
-            prepare(pickle.load(from_parent))
-            child = pickle.load(from_parent)
+            prepare(load(from_parent))
+            child = load(from_parent)
         except BaseException as error:
             _failure.record(error)
             raise
@@ -300,8 +303,12 @@ def _fixup_main_from_name(mod_name: str) -> None:
     # A forked process has it already.
     if getattr(current.__spec__, "name", None) == mod_name:
         return
-    runpy = import_module("runpy")
-    _replace_main(current, runpy.run_module(mod_name, run_name="__mp_main__", alter_sys=True))
+    import runpy
+
+    content = runpy.run_module(mod_name, run_name="__mp_main__", alter_sys=True)
+    module = type(sys)("__mp_main__")
+    module.__dict__.update(content)
+    _replace_main(current, module)
 
 
 def _fixup_main_from_path(main_path: str) -> None:
@@ -311,14 +318,40 @@ def _fixup_main_from_path(main_path: str) -> None:
         return
     if getattr(current, "__file__", None) == main_path:
         return
-    runpy = import_module("runpy")
-    _replace_main(current, runpy.run_path(main_path, run_name="__mp_main__"))
+    module = type(sys)("__mp_main__")
+    if main_path.endswith(".py") and os.path.isfile(main_path):
+        _run_file(main_path, module)
+    else:  # an archive, a folder or compiled
+        import runpy
+
+        module.__dict__.update(runpy.run_path(main_path, run_name="__mp_main__"))
+    _replace_main(current, module)
 
 
-def _replace_main(current: ModuleType, content: dict[str, Any]) -> None:
+def _run_file(path: str, module: ModuleType) -> None:
+    """What ``runpy.run_path`` does for a file of source text, but without importing runpy."""
+    with open(path, "rb") as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    module.__dict__.update(
+        __file__=path, __cached__=None, __package__="", __builtins__=__builtins__
+    )
+    program, before = sys.argv[0], sys.modules.get("__mp_main__")
+    sys.argv[0] = path
+    sys.modules["__mp_main__"] = module
+    try:
+        exec(code, module.__dict__)
+    except BaseException:
+        if before is None:
+            del sys.modules["__mp_main__"]
+        else:
+            sys.modules["__mp_main__"] = before
+        raise
+    finally:
+        sys.argv[0] = program
+
+
+def _replace_main(current: ModuleType, module: ModuleType) -> None:
     old_main_modules.append(current)
-    module = ModuleType("__mp_main__")
-    module.__dict__.update(content)
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
 
 
