@@ -17,6 +17,8 @@ use arena::kind::KindInfo;
 /// references of a dead one.
 static KINDS: &[KindInfo] = &[
     KindInfo::of::<channel::queue::QueueCore>(),
+    KindInfo::of::<channel::pipe::PipeCore>(),
+    KindInfo::of::<channel::pipe::EndCore>(),
     KindInfo::of::<sync::Lock>(),
     KindInfo::of::<sync::RLock>(),
     KindInfo::of::<sync::Semaphore>(),

@@ -113,6 +113,12 @@ impl Buffer {
     }
 }
 
+/// The bytes of a buffer in transit, 0 if there is none.
+pub(crate) fn len(arena: &Arena, bits: u64) -> u64 {
+    let offset = super::Handle::from_bits(bits).offset();
+    arena.part(offset, kind::BUFFER).map_or(0, |(_, len)| len)
+}
+
 /// Frees a buffer that a message brought and nobody will take.
 pub(crate) fn discard(arena: &Arena, bits: u64) {
     let handle = super::Handle::from_bits(bits);

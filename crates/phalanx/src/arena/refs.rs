@@ -167,6 +167,33 @@ impl Arena {
         ))
     }
 
+    /// Adds a reference that another object of the arena will hold.
+    ///
+    /// # Errors
+    /// `is_gone`, `is_invalid`.
+    pub(crate) fn retain<T: Shareable>(&self, handle: Handle) -> Result<()> {
+        self.add_ref(handle, T::KIND)
+    }
+
+    /// Gives back what [`Arena::retain`] took.
+    pub(crate) fn release(&self, handle: Handle) {
+        self.drop_ref(handle);
+    }
+
+    /// The object of a handle that another object holds a reference to.
+    ///
+    /// # Errors
+    /// `is_corrupt` if it is not there or of another type.
+    pub(crate) fn object<T: Shareable>(&self, handle: Handle) -> Result<&'static T> {
+        let (object, len) = self.part(handle.offset(), T::KIND)?;
+        if len < size_of::<T>() as u64 || self.handle_of(handle.offset())? != handle {
+            return Err(Error::corrupt(format!("{handle:?} is no {}", T::NAME)));
+        }
+        // SAFETY: a live block of that kind holds a `T`, and the mapping lasts as long as the
+        // process.
+        Ok(unsafe { &*object.cast::<T>() })
+    }
+
     fn drop_ref(&self, handle: Handle) {
         if let Ok(block) = self.block(handle.offset())
             && Handle::new(handle.offset(), block.generation.load(Relaxed)) == handle

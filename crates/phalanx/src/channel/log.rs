@@ -265,7 +265,9 @@ impl Log {
             segment.next.store(fresh, Release);
             producers.tail.store(fresh, Relaxed);
         }
-        producers.bytes.store(bytes + size, Relaxed);
+        producers
+            .bytes
+            .store(bytes + size + weight(arena, handles), Relaxed);
         // SYNC: pairs with the Acquire in `is_empty`.
         producers.puts.store(number + 1, Release);
         Ok(Pushed::Number(number))
@@ -475,6 +477,12 @@ impl Log {
         self.consumers.0.gets.load(Acquire)
     }
 
+    /// Bytes of the messages in the log, their large buffers included.
+    pub fn pending_bytes(&self) -> u64 {
+        let taken = self.consumers.0.bytes.load(Relaxed);
+        self.producers.0.bytes.load(Relaxed).saturating_sub(taken)
+    }
+
     /// Brings the counters up to date if a process died in the middle of a `push` or `pop`.
     ///
     /// # Errors
@@ -658,6 +666,11 @@ impl Drop for Letter<'_> {
             buffer::discard(self.arena, bits);
         }
     }
+}
+
+/// Bytes of a message's buffers.
+fn weight(arena: &Arena, handles: &[u64]) -> u64 {
+    handles.iter().map(|&bits| buffer::len(arena, bits)).sum()
 }
 
 fn gather(arena: &'static Arena, parts: &[&[u8]], len: usize) -> Result<Buffer> {

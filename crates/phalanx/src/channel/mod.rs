@@ -3,6 +3,7 @@
 
 pub(crate) mod bell;
 pub mod log;
+pub mod pipe;
 pub mod queue;
 #[cfg(test)]
 mod tests;

@@ -214,3 +214,117 @@ fn a_dropped_queue_gives_its_memory_back() {
     // Other tests allocate at the same time, but not so much.
     assert!(arena.usage().bytes() + 40 * 100_000 <= full);
 }
+
+fn send(end: &super::pipe::End, bytes: &[u8]) -> crate::Result<()> {
+    let parts = [bytes];
+    end.send(&mut end.letter(&parts, 0, Vec::new())?, None)
+}
+
+#[test]
+fn pipe_smoke() {
+    let (a, b) = super::pipe::pipe().unwrap();
+    send(&a, b"there").unwrap();
+    assert_eq!(b.recv(None).unwrap().bytes(), b"there");
+    send(&b, b"back").unwrap();
+    assert_eq!(a.recv(None).unwrap().bytes(), b"back");
+    let now = Some(std::time::Instant::now());
+    assert!(a.recv(now).unwrap_err().is_timeout());
+    send(&a, &[3; 300_000]).unwrap();
+    drop(a);
+    assert_eq!(b.recv(None).unwrap().bytes().len(), 300_000);
+    assert!(b.recv(None).unwrap_err().is_closed());
+    assert!(send(&b, b"x").unwrap_err().is_peer_death());
+}
+
+#[test]
+fn pipe_there_and_back_between_processes() {
+    let (a, b) = super::pipe::pipe().unwrap();
+    let child = in_child(|| {
+        for _ in 0..3000 {
+            let message = b.recv(None).unwrap();
+            send(&b, message.bytes()).unwrap();
+        }
+    });
+    for i in 0..3000u32 {
+        send(&a, &i.to_ne_bytes()).unwrap();
+        assert_eq!(a.recv(None).unwrap().bytes(), i.to_ne_bytes());
+    }
+    child.wait();
+}
+
+#[test]
+fn pipe_sender_waits_for_room() {
+    let (a, b) = super::pipe::pipe().unwrap();
+    let child = in_child(|| {
+        for i in 0..300u32 {
+            let size = if i % 50 == 0 { 400_000 } else { 20_000 };
+            send(&b, &vec![i as u8; size]).unwrap();
+        }
+    });
+    for i in 0..300u32 {
+        let message = a.recv(None).unwrap();
+        assert!(message.bytes().iter().all(|&x| x == i as u8));
+    }
+    child.wait();
+    // Nobody reads: the sender fills the pipe and is told when the reader dies.
+    let reader = in_child(|| {
+        loop {
+            std::thread::park();
+        }
+    });
+    drop(a);
+    let sender = std::thread::spawn(move || {
+        loop {
+            if let Err(error) = send(&b, &[0; 50_000]) {
+                return error;
+            }
+        }
+    });
+    reader.kill();
+    assert!(sender.join().unwrap().is_peer_death());
+}
+
+#[test]
+fn pipe_end_is_seen_when_the_peer_is_killed() {
+    let (a, b) = super::pipe::pipe().unwrap();
+    let child = in_child(|| {
+        send(&b, b"last words").unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
+    drop(b);
+    assert_eq!(a.recv(None).unwrap().bytes(), b"last words");
+    let killer = std::thread::spawn(move || child.kill());
+    assert!(a.recv(None).unwrap_err().is_closed());
+    killer.join().unwrap();
+}
+
+#[test]
+fn an_exposed_descriptor_is_readable_when_there_is_something() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let readable = |end: &super::pipe::End| {
+        let fd = end.exposed_fd();
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)).unwrap() == 1
+    };
+    let (a, b) = super::pipe::pipe().unwrap();
+    send(&a, b"before anybody polled").unwrap();
+    assert!(readable(&b));
+    b.recv(None).unwrap();
+    assert!(!readable(&b));
+    for _ in 0..3 {
+        send(&a, b"x").unwrap();
+        send(&a, b"y").unwrap();
+        assert!(readable(&b));
+        b.recv(None).unwrap();
+        assert!(readable(&b));
+        b.recv(None).unwrap();
+        assert!(!readable(&b));
+    }
+    drop(a);
+    assert!(readable(&b));
+}
