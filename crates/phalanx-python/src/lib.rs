@@ -7,6 +7,7 @@ mod connection;
 mod error;
 mod process;
 mod queue;
+mod shared;
 mod sync;
 mod turn;
 mod wait;
@@ -19,6 +20,7 @@ fn _phalanx(module: &Bound<'_, PyModule>) -> PyResult<()> {
     arena::register(module)?;
     connection::register(module)?;
     process::register(module)?;
+    shared::register(module)?;
     sync::register(module)?;
     queue::register(module)?;
     Ok(())

@@ -5,6 +5,7 @@ pub mod channel;
 mod error;
 pub mod os;
 pub mod process;
+pub mod shared;
 pub mod sync;
 #[cfg(test)]
 mod testing;
@@ -26,6 +27,7 @@ static KINDS: &[KindInfo] = &[
     KindInfo::of::<sync::Condition>(),
     KindInfo::of::<sync::Event>(),
     KindInfo::of::<sync::Barrier>(),
+    KindInfo::of::<shared::memory::Bytes>(),
     #[cfg(test)]
     KindInfo::of::<testing::Counter>(),
 ];

@@ -3,111 +3,18 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use phalanx::sync::{self, Acquired};
+use phalanx::sync;
 use pyo3::exceptions::{PyAssertionError, PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
-use super::lock::warn;
-use super::{Args, Kwargs, Lock, Object, RLock, home, waiting};
+use super::guarding::Guarding;
+use super::{Args, Kwargs, Object, home, waiting};
 
 /// Waiters for a notification: the base of `phalanx.synchronize.Condition`.
 #[pyclass(frozen, subclass, module = "phalanx._phalanx")]
 pub(crate) struct Condition {
     object: Object<sync::Condition>,
     lock: OnceLock<Guarding>,
-}
-
-/// The lock of a condition. For those of ours nothing of Python runs.
-enum Guarding {
-    Lock(Py<Lock>),
-    RLock(Py<RLock>),
-    /// Anything else with `acquire`, `release` and a `_semlock`.
-    Other(Py<PyAny>),
-}
-
-impl Guarding {
-    fn new(lock: &Bound<'_, PyAny>) -> Self {
-        if let Ok(lock) = lock.cast::<Lock>() {
-            Self::Lock(lock.clone().unbind())
-        } else if let Ok(lock) = lock.cast::<RLock>() {
-            Self::RLock(lock.clone().unbind())
-        } else {
-            Self::Other(lock.clone().unbind())
-        }
-    }
-
-    fn is_mine(&self, py: Python<'_>) -> PyResult<bool> {
-        match self {
-            Self::Lock(lock) => {
-                let lock = lock.get().object.get()?;
-                Ok(lock.is_mine(home(lock)))
-            }
-            Self::RLock(lock) => {
-                let lock = lock.get().object.get()?;
-                Ok(lock.is_mine(home(lock)))
-            }
-            Self::Other(lock) => lock
-                .getattr(py, "_semlock")?
-                .call_method0(py, "_is_mine")?
-                .is_truthy(py),
-        }
-    }
-
-    /// Releases the lock however deep this thread holds it, and says how deep.
-    fn release_all(&self, py: Python<'_>) -> PyResult<u32> {
-        let lost = || PyRuntimeError::new_err("the condition's lock was released by somebody else");
-        match self {
-            Self::Lock(lock) => {
-                lock.get().object.get()?.release().map_err(|_| lost())?;
-                Ok(1)
-            }
-            Self::RLock(lock) => {
-                let lock = lock.get().object.get()?;
-                lock.release_all(home(lock)).map_err(|_| lost())
-            }
-            Self::Other(lock) => {
-                let depth: u32 = lock
-                    .getattr(py, "_semlock")?
-                    .call_method0(py, "_count")?
-                    .extract(py)?;
-                for _ in 0..depth {
-                    lock.call_method0(py, "release")?;
-                }
-                Ok(depth)
-            }
-        }
-    }
-
-    /// Acquires the lock again. The caller's `with` block will release it, so it is held whatever
-    /// a signal handler or a warning filter raises: that comes afterwards. Only a second exception
-    /// in one wait ends it without the lock.
-    fn acquire_all(&self, py: Python<'_>, depth: u32) -> PyResult<()> {
-        let mut first = Ok(());
-        loop {
-            let acquired = match self {
-                Self::Lock(lock) => {
-                    let lock = lock.get().object.get()?;
-                    waiting(py, || lock.acquire(home(lock), None))
-                }
-                Self::RLock(lock) => {
-                    let lock = lock.get().object.get()?;
-                    waiting(py, || lock.acquire_all(home(lock), depth, None))
-                }
-                Self::Other(lock) => (0..depth)
-                    .try_for_each(|_| lock.call_method0(py, "acquire").map(drop))
-                    .map(|()| Some(Acquired { recovered: false })),
-            };
-            match acquired {
-                Ok(Some(Acquired { recovered: true })) => {
-                    return first.and(warn(py, "Condition's lock"));
-                }
-                Ok(_) => return first,
-                Err(error) if first.is_ok() => first = Err(error),
-                Err(error) => return Err(error),
-            }
-        }
-    }
 }
 
 impl Condition {
@@ -118,8 +25,9 @@ impl Condition {
             .ok_or_else(|| PyRuntimeError::new_err("this Condition was not initialised"))
     }
 
-    fn set_lock(&self, lock: &Bound<'_, PyAny>) {
-        let _ = self.lock.set(Guarding::new(lock));
+    fn set_lock(&self, lock: &Bound<'_, PyAny>) -> PyResult<()> {
+        let _ = self.lock.set(Guarding::new(lock)?);
+        Ok(())
     }
 
     fn must_be_mine(&self, py: Python<'_>, what: &str) -> PyResult<()> {
@@ -145,8 +53,7 @@ impl Condition {
 
     fn _create(&self, py: Python<'_>, lock: &Bound<'_, PyAny>) -> PyResult<()> {
         self.object.create(py, sync::Condition::new())?;
-        self.set_lock(lock);
-        Ok(())
+        self.set_lock(lock)
     }
 
     fn _attach(
@@ -157,8 +64,7 @@ impl Condition {
         lock: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         self.object.attach(py, family, handle)?;
-        self.set_lock(lock);
-        Ok(())
+        self.set_lock(lock)
     }
 
     fn _handle_for_pickle(&self) -> PyResult<(u64, u64)> {
@@ -212,44 +118,19 @@ impl Condition {
         Ok(())
     }
 
-    /// Acquires the condition's lock.
-    #[pyo3(signature = (*args))]
-    fn __enter__<'py>(&self, py: Python<'py>, args: Args<'_, 'py>) -> PyResult<Py<PyAny>> {
-        debug_assert!(args.is_empty());
-        let free = match self.lock()? {
-            Guarding::Lock(lock) => {
-                let lock = lock.get().object.get()?;
-                lock.try_acquire_free(home(lock))
-            }
-            Guarding::RLock(lock) => {
-                let lock = lock.get().object.get()?;
-                lock.try_acquire_free(home(lock))
-            }
-            Guarding::Other(_) => false,
-        };
-        if free {
-            return Ok(pyo3::types::PyBool::new(py, true)
-                .to_owned()
-                .into_any()
-                .unbind());
-        }
-        match self.lock()? {
-            Guarding::Lock(lock) => lock.call_method0(py, "__enter__"),
-            Guarding::RLock(lock) => lock.call_method0(py, "__enter__"),
-            Guarding::Other(lock) => lock.call_method0(py, "__enter__"),
-        }
+    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
+        self.lock()?.acquire(py)
     }
 
-    /// Releases the condition's lock.
-    #[pyo3(signature = (*args))]
-    fn __exit__<'py>(&self, py: Python<'py>, args: Args<'_, 'py>) -> PyResult<()> {
-        let lock = match self.lock()? {
-            Guarding::Lock(lock) => lock.bind(py).as_any().clone(),
-            Guarding::RLock(lock) => lock.bind(py).as_any().clone(),
-            Guarding::Other(lock) => lock.bind(py).clone(),
-        };
-        let args: &Bound<'_, PyTuple> = args;
-        lock.call_method1("__exit__", args).map(drop)
+    #[pyo3(signature = (_type=None, _value=None, _traceback=None))]
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _type: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        self.lock()?.release(py)
     }
 
     /// How many wait and have not been notified.

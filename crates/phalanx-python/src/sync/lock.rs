@@ -37,6 +37,16 @@ fn not_mine() -> PyErr {
 }
 
 impl Lock {
+    /// Acquires the lock as `with` does.
+    #[inline]
+    pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+        let lock = self.object.get()?;
+        if lock.try_acquire_free(home(lock)) {
+            return Ok(true);
+        }
+        self.acquire_slow(py, Patience::Until(None))
+    }
+
     #[cold]
     fn acquire_slow(&self, py: Python<'_>, patience: Patience) -> PyResult<bool> {
         let lock = self.object.get()?;
@@ -100,20 +110,21 @@ impl Lock {
     }
 
     /// Frees the lock, whoever holds it. ValueError if nobody does.
-    fn release(&self) -> PyResult<()> {
+    pub(crate) fn release(&self) -> PyResult<()> {
         self.object.get()?.release().map_err(|_| not_held("Lock"))
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        let lock = self.object.get()?;
-        if lock.try_acquire_free(home(lock)) {
-            return Ok(true);
-        }
-        self.acquire_slow(py, Patience::Until(None))
+        self.enter(py)
     }
 
-    #[pyo3(signature = (*_args))]
-    fn __exit__(&self, _args: Args<'_, '_>) -> PyResult<()> {
+    #[pyo3(signature = (_type=None, _value=None, _traceback=None))]
+    fn __exit__(
+        &self,
+        _type: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         self.release()
     }
 
@@ -147,6 +158,16 @@ impl Lock {
 }
 
 impl RLock {
+    /// Acquires the lock as `with` does.
+    #[inline]
+    pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+        let lock = self.object.get()?;
+        if lock.try_acquire_free(home(lock)) {
+            return Ok(true);
+        }
+        self.acquire_slow(py, Patience::Until(None))
+    }
+
     #[cold]
     fn acquire_slow(&self, py: Python<'_>, patience: Patience) -> PyResult<bool> {
         let lock = self.object.get()?;
@@ -207,21 +228,22 @@ impl RLock {
 
     /// Undoes one acquire; the last one frees the lock. AssertionError if this thread does not
     /// hold it.
-    fn release(&self) -> PyResult<()> {
+    pub(crate) fn release(&self) -> PyResult<()> {
         let lock = self.object.get()?;
         lock.release(home(lock)).map_err(|_| not_mine())
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        let lock = self.object.get()?;
-        if lock.try_acquire_free(home(lock)) {
-            return Ok(true);
-        }
-        self.acquire_slow(py, Patience::Until(None))
+        self.enter(py)
     }
 
-    #[pyo3(signature = (*_args))]
-    fn __exit__(&self, _args: Args<'_, '_>) -> PyResult<()> {
+    #[pyo3(signature = (_type=None, _value=None, _traceback=None))]
+    fn __exit__(
+        &self,
+        _type: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         self.release()
     }
 

@@ -5,6 +5,7 @@
 //! GIL held; only a wait releases it.
 
 mod condition;
+mod guarding;
 mod lock;
 mod meeting;
 mod semaphore;
@@ -22,6 +23,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::arena::{arena, attach, handle_for_pickle};
 use crate::error::to_py;
 
+pub(crate) use guarding::Guarding;
 pub(crate) use lock::{Lock, RLock};
 
 create_exception!(

@@ -89,8 +89,13 @@ impl Semaphore {
         self.acquire(py, None, None)
     }
 
-    #[pyo3(signature = (*_args))]
-    fn __exit__(&self, _args: Args<'_, '_>) -> PyResult<()> {
+    #[pyo3(signature = (_type=None, _value=None, _traceback=None))]
+    fn __exit__(
+        &self,
+        _type: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         self.release()
     }
 
@@ -177,8 +182,14 @@ impl BoundedSemaphore {
         self.acquire(py, None, None)
     }
 
-    #[pyo3(signature = (*_args))]
-    fn __exit__(&self, py: Python<'_>, _args: Args<'_, '_>) -> PyResult<()> {
+    #[pyo3(signature = (_type=None, _value=None, _traceback=None))]
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _type: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         self.release(py)
     }
 

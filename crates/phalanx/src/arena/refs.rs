@@ -466,17 +466,31 @@ impl<T: Shareable> Shared<T> {
     /// # Errors
     /// `is_arena_full`.
     pub fn create(value: T) -> Result<Self> {
+        Self::create_with_tail(value, 0)
+    }
+
+    /// As [`create`](Self::create), followed by `len` zeroed bytes: see [`tail`](Self::tail).
+    ///
+    /// # Errors
+    /// `is_arena_full`.
+    pub(crate) fn create_with_tail(value: T, len: u64) -> Result<Self> {
         let arena = Arena::get()?;
+        let head = size_of::<T>() as u64;
+        let size = head.checked_add(len).ok_or_else(|| arena.full(len))?;
         let mut registry = arena.registry();
         let entry = arena.entry(&mut registry)?;
-        let offset = arena
-            .alloc(T::KIND, size_of::<T>() as u64)
-            .inspect_err(|_| registry.spare.push(entry))?;
-        let object: NonNull<T> = NonNull::new(arena.payload(offset)?.cast())
-            .ok_or_else(|| Error::corrupt("an object at address 0"))?;
-        // SAFETY: the block is new, large enough, aligned to 64, and nobody else's.
-        unsafe { object.write(value) };
-        let handle = arena.handle_of(offset)?;
+        let made = arena.alloc(T::KIND, size).and_then(|offset| {
+            let (object, handle) = (arena.payload(offset)?, arena.handle_of(offset)?);
+            let object = NonNull::new(object.cast::<T>())
+                .ok_or_else(|| Error::corrupt("an object at address 0"))?;
+            Ok((object, handle))
+        });
+        let (object, handle) = made.inspect_err(|_| registry.spare.push(entry))?;
+        // SAFETY: the block is new, large enough for both, aligned to 64, and nobody else's.
+        unsafe {
+            object.write(value);
+            object.add(1).cast::<u8>().write_bytes(0, len as usize);
+        }
         arena.word(entry).store(handle.bits(), Release);
         registry
             .objects
@@ -488,6 +502,17 @@ impl<T: Shareable> Shared<T> {
             arena,
             kind: PhantomData,
         })
+    }
+
+    /// The bytes behind the object, in the same block: where they begin and how many there are.
+    pub(crate) fn tail(&self) -> (NonNull<u8>, usize) {
+        let size = self
+            .arena
+            .part(self.handle.offset(), T::KIND)
+            .map_or(0, |(_, size)| size);
+        // SAFETY: `create` and `attach` have seen to it that a `T` lies there.
+        let start = unsafe { self.object.add(1) }.cast();
+        (start, (size as usize).saturating_sub(size_of::<T>()))
     }
 
     /// A reference to the object that `handle` of `family` names.
