@@ -4,6 +4,7 @@ pub mod arena;
 pub mod channel;
 mod error;
 pub mod os;
+pub mod pool;
 pub mod process;
 pub mod shared;
 pub mod sync;
@@ -20,6 +21,8 @@ static KINDS: &[KindInfo] = &[
     KindInfo::of::<channel::queue::QueueCore>(),
     KindInfo::of::<channel::pipe::PipeCore>(),
     KindInfo::of::<channel::pipe::EndCore>(),
+    KindInfo::of::<pool::PoolCore>(),
+    KindInfo::of::<pool::FunctionCore>(),
     KindInfo::of::<sync::Lock>(),
     KindInfo::of::<sync::RLock>(),
     KindInfo::of::<sync::Semaphore>(),

@@ -40,6 +40,11 @@ impl Child {
         self.0 as u32
     }
 
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&self) -> bool {
+        crate::os::life::is_running(self.pid(), 0)
+    }
+
     /// Waits for the child, which must have ended well.
     pub(crate) fn wait(self) {
         assert_eq!(self.end(), 0, "the child failed");

@@ -330,6 +330,23 @@ impl Log {
         }
     }
 
+    /// As [`Log::pop_claimed`], with the message's inline bytes copied over `bytes`.
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    #[inline]
+    pub fn pop_claimed_into(
+        &self,
+        arena: &'static Arena,
+        bytes: &mut Vec<u8>,
+        claim: impl FnOnce(u64),
+    ) -> Result<Option<Taken>> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        self.take(arena, bytes, Patience::Wait, claim)
+    }
+
     /// Copies the oldest message's inline bytes over `bytes`. `None` if there is none, or if
     /// another consumer is at it and `patience` is [`Patience::Now`].
     ///

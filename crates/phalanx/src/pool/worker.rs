@@ -1,0 +1,158 @@
+//! The worker's side.
+
+use std::time::Instant;
+
+use super::core::{Phase, PoolCore};
+use super::parcel::{self, Large};
+use super::roster::{Slot, Stage};
+use crate::arena::{Buffer, Shared};
+use crate::channel::log::{Patience, Taken};
+use crate::error::{Error, Kind, Result};
+use crate::sync::Members;
+
+/// A worker of a pool: one a process, made in that process.
+#[derive(Debug)]
+pub struct Worker {
+    core: Shared<PoolCore>,
+    slot: &'static Slot,
+}
+
+/// A task that was taken; its head and, unless it is large, its body are in the bytes that came
+/// with it.
+#[derive(Debug)]
+pub struct Task {
+    /// What the parent's `submit` returned.
+    pub number: u64,
+    /// What the parent said about the bytes.
+    pub tag: u16,
+    taken: Taken,
+}
+
+impl Task {
+    /// Whether all of the task is in its bytes.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.taken.is_plain()
+    }
+
+    /// The large part of the task.
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    pub fn large(self, worker: &Worker) -> Result<Large> {
+        parcel::unpack(worker.core.arena(), self.taken)
+    }
+}
+
+/// The number of what is no task's result: see [`Worker::note`].
+pub(super) const NOTE: u64 = u64::MAX;
+
+impl Worker {
+    /// Takes a place in the pool for this process.
+    ///
+    /// # Errors
+    /// `is_arena_full`.
+    pub fn enter(core: Shared<PoolCore>) -> Result<Self> {
+        let arena = core.arena();
+        let slot = core.roster.enter(arena, arena.me())?;
+        Ok(Self { core, slot })
+    }
+
+    /// Says that this worker is able to work. One that dies before has failed to start.
+    pub fn ready(&self) {
+        self.slot.set_stage(Stage::Ready);
+    }
+
+    /// Says that this worker ends in order.
+    pub fn leave(&self) {
+        self.slot.set_stage(Stage::Left);
+    }
+
+    /// The pool this is a worker of.
+    pub fn core(&self) -> &Shared<PoolCore> {
+        &self.core
+    }
+
+    /// Takes the next task, waiting for one until `deadline` (`None`: for ever).
+    ///
+    /// An idle wait never wakes up by itself.
+    ///
+    /// # Errors
+    /// `is_closed` when there is nothing left to do, `is_timeout`, `is_interrupted`, `is_corrupt`.
+    pub fn next(&self, bytes: &mut Vec<u8>, deadline: Option<Instant>) -> Result<Task> {
+        loop {
+            if let Some(task) = self.try_next(bytes)? {
+                return Ok(task);
+            }
+            self.wait(deadline)?;
+        }
+    }
+
+    /// Takes the next task if there is one, and copies head and body over `bytes`.
+    ///
+    /// # Errors
+    /// `is_closed` when there is nothing left to do, `is_corrupt`.
+    #[inline]
+    pub fn try_next(&self, bytes: &mut Vec<u8>) -> Result<Option<Task>> {
+        // Looked at before the log: no task follows `Closing`.
+        let phase = self.core.phase();
+        if phase != Phase::Stopped {
+            let claim = |number| self.slot.set_claim(Some(number));
+            let taken = self
+                .core
+                .tasks
+                .pop_claimed_into(self.core.arena(), bytes, claim)?;
+            if let Some(taken) = taken {
+                return Ok(Some(Task {
+                    number: taken.number,
+                    tag: parcel::tag(&taken),
+                    taken,
+                }));
+            }
+        }
+        if phase == Phase::Open {
+            Ok(None)
+        } else {
+            Err(Error::new(Kind::Closed, "the pool has no more tasks"))
+        }
+    }
+
+    /// Waits until there may be a task.
+    ///
+    /// # Errors
+    /// `is_timeout`, `is_interrupted`.
+    pub fn wait(&self, deadline: Option<Instant>) -> Result<()> {
+        let core = &*self.core;
+        let ready = || !core.tasks.is_empty() || core.phase() != Phase::Open;
+        core.tasks_bell.wait(ready, deadline)
+    }
+
+    /// Delivers the result of a task: from here on this worker has none.
+    ///
+    /// # Errors
+    /// `is_arena_full`, `is_too_large`: then nothing was delivered, and another, smaller result
+    /// may be.
+    pub fn finish(&self, number: u64, body: &[u8], tag: u16, buffers: Vec<Buffer>) -> Result<()> {
+        self.deliver(number, body, tag, buffers)?;
+        self.slot.set_claim(None);
+        Ok(())
+    }
+
+    /// Tells the parent something that is no task's result.
+    ///
+    /// # Errors
+    /// As [`Worker::finish`].
+    pub fn note(&self, body: &[u8], tag: u16) -> Result<()> {
+        self.deliver(NOTE, body, tag, Vec::new())
+    }
+
+    fn deliver(&self, number: u64, body: &[u8], tag: u16, buffers: Vec<Buffer>) -> Result<()> {
+        let core = &*self.core;
+        let head = number.to_ne_bytes();
+        parcel::pack(self.core.arena(), &head, body, tag, buffers, |letter| {
+            core.results.push(letter, Patience::Wait, |_, _| true)
+        })?;
+        core.results_bell.ring(1);
+        Ok(())
+    }
+}
