@@ -148,7 +148,7 @@ class Listener:
         conn = self._listener.accept()
         if self._authkey is not None:
             try:
-                _authenticate_client(conn, self._authkey)
+                authenticate_client(conn, self._authkey)
             except BaseException:
                 conn.close()
                 raise
@@ -198,7 +198,7 @@ def Client(address: Address, family: str | None = None, authkey: bytes | None = 
     conn = SocketClient(address)
     if authkey is not None:
         try:
-            _authenticate_to_listener(conn, authkey, address)
+            authenticate_to_listener(conn, authkey, address)
         except BaseException:
             conn.close()
             raise
@@ -389,7 +389,7 @@ class _Impatient:
         return message
 
 
-def _authenticate_client(conn: Any, authkey: bytes) -> None:
+def authenticate_client(conn: Any, authkey: bytes) -> None:
     """The listener's side of the handshake."""
     patient = _Impatient(
         conn,
@@ -400,7 +400,7 @@ def _authenticate_client(conn: Any, authkey: bytes) -> None:
     answer_challenge(patient, authkey)
 
 
-def _authenticate_to_listener(conn: Any, authkey: bytes, address: Address) -> None:
+def authenticate_to_listener(conn: Any, authkey: bytes, address: Address) -> None:
     """The client's side of the handshake."""
     patient = _Impatient(
         conn,

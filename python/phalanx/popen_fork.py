@@ -59,7 +59,7 @@ class Popen:
         if self.pid == 0:
             code = 1
             try:
-                if process_obj.daemon:
+                if process_obj.daemon or process_obj._follows_parent:
                     _phalanx.die_with_parent(parent)
                 prepare_forked()
                 _failure.use(failure)

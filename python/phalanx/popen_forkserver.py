@@ -58,7 +58,7 @@ class Popen(popen_fork.Popen):
                 member,
                 spawn.options_of(process_obj),
                 self._fds,
-                watched=process_obj.daemon,
+                watched=process_obj.daemon or process_obj._follows_parent,
             )
             self._watch(sentinel, file)
         except BaseException:

@@ -68,6 +68,8 @@ class BaseProcess:
     """
 
     _start_method: str | None = None
+    # Whether the process ends with its parent though it is no daemon, and may have children.
+    _follows_parent = False
     _popen: Popen | None
     _sentinel: int
 

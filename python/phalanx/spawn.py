@@ -95,7 +95,8 @@ def get_command_line(**kwds: Any) -> list[Any]:
 
 def options_of(process_obj: BaseProcess) -> int:
     """What a child has to know at once, as bits."""
-    return (_DAEMON if process_obj.daemon else 0) | (_INSTALL if _install.is_installed() else 0)
+    mortal = process_obj.daemon or process_obj._follows_parent
+    return (_DAEMON if mortal else 0) | (_INSTALL if _install.is_installed() else 0)
 
 
 def spawn_main(

@@ -1,0 +1,176 @@
+"""Who a server thread works for, and how it sleeps until it is woken or its client is gone.
+
+Each connection to a manager's server is served by a thread of its own, so what a thread does for
+its client may block: a lock's `acquire`, a queue's `get`. The client may die meanwhile. A thread
+that slept on a plain `threading.Lock` would never hear of that; it would take the lock, or the
+item, for somebody who is no more. So here a thread sleeps on two descriptors at once: a bell of its
+own, and its client's connection.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import threading
+import time
+from collections import Counter
+from typing import Any, Protocol
+
+__all__ = ["Client", "ClientGone", "Session", "Waiter", "current", "serve", "time_limit"]
+
+_HANGUP = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+class ClientGone(BaseException):
+    """The client that a server thread works for has closed its connection, or died."""
+
+
+class Abandonable(Protocol):
+    """Something that can be held."""
+
+    def _abandon(self, session: Session) -> None:
+        """Give back what the processes of `session` hold."""
+
+
+class Session:
+    """One client process, as far as the server knows it, with all that it holds.
+
+    It lasts as long as one of its connections. Clients of the standard library do not say which
+    process they are: each of their connections is a session to itself, and holds nothing that would
+    be given back (a lock taken through one may be released through another).
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
+        self.connections = 0
+        self.references: Counter[str] = Counter()
+        self._held: Counter[Abandonable] = Counter()
+        self._mutex = threading.Lock()
+
+    def hold(self, what: Abandonable) -> None:
+        with self._mutex:
+            self._held[what] += 1
+
+    def let_go(self, what: Abandonable) -> None:
+        with self._mutex:
+            self._held[what] -= 1
+            if self._held[what] <= 0:
+                del self._held[what]
+
+    def holds(self, what: Abandonable) -> int:
+        """How many times `what` is held."""
+        return self._held.get(what, 0)
+
+    def abandon(self) -> None:
+        """Give back all that is held: the process is gone."""
+        with self._mutex:
+            held = list(self._held)
+        for what in held:
+            what._abandon(self)
+
+
+class Client:
+    """The thread of a client process that a server thread works for.
+
+    Server threads that work for nobody have one, too, without a connection.
+    """
+
+    def __init__(
+        self, connection: Any = None, session: Session | None = None, thread: str = ""
+    ) -> None:
+        self.connection = connection
+        self.session = session or Session()
+        # What owns a reentrant lock: the thread in the client. It may reach the server by another
+        # connection than before.
+        self.owner: Any = (self.session.name, thread) if self.session.name else self
+        self._bell = -1
+        self._poll: Any = None
+
+    def ring(self) -> None:
+        """Wake the thread, now or when it next sleeps. Others call this."""
+        os.eventfd_write(self._bell, 1)
+
+    def hang_bell(self) -> None:
+        """Get ready to sleep: from now on the bell can be rung."""
+        if self._bell == -1:
+            self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._poll = select.poll()
+            self._poll.register(self._bell, select.POLLIN)
+            if self.connection is not None:
+                self._poll.register(self.connection.fileno(), select.POLLRDHUP)
+
+    def sleep(self, seconds: float | None) -> None:
+        """Sleep until the bell rings, or for so long; raise `ClientGone` when the client is."""
+        ready = self._poll.poll(None if seconds is None else math.ceil(seconds * 1000))
+        for fd, event in ready:
+            if fd == self._bell:
+                try:
+                    os.eventfd_read(fd)
+                except BlockingIOError:
+                    pass
+            elif event & _HANGUP:
+                raise ClientGone
+
+    def is_gone(self) -> bool:
+        """Whether the client has closed its connection, or died."""
+        if self.connection is None:
+            return False
+        poll = select.poll()
+        poll.register(self.connection.fileno(), select.POLLRDHUP)
+        return any(event & _HANGUP for _fd, event in poll.poll(0))
+
+    def close(self) -> None:
+        if self._bell != -1:
+            bell, self._bell = self._bell, -1
+            os.close(bell)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+_served = threading.local()
+
+
+def serve(client: Client | None) -> None:
+    """Make the current thread work for `client` from now on."""
+    _served.client = client
+
+
+def current() -> Client:
+    """Return whom the current thread works for."""
+    client: Client | None = getattr(_served, "client", None)
+    if client is None:
+        client = _served.client = Client()
+    return client
+
+
+def time_limit(timeout: float | None) -> float | None:
+    """Return when a wait that begins now has to end: None for never."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+class Waiter:
+    """A place in the line of those who wait for something."""
+
+    __slots__ = ("client", "granted", "item")
+
+    def __init__(self, client: Client, item: Any = None) -> None:
+        client.hang_bell()
+        self.client = client
+        self.granted = False
+        self.item = item
+
+    def wake(self) -> None:
+        """Let the waiter go on. Called under the mutex of what it waits for."""
+        self.granted = True
+        self.client.ring()
+
+    def sleep(self, limit: float | None) -> bool:
+        """Sleep until woken (True) or until `limit` (False)."""
+        while not self.granted:
+            left = None if limit is None else limit - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            self.client.sleep(left)
+        return True

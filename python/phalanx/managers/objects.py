@@ -1,0 +1,210 @@
+"""What else lives in a manager's server: queues, counters, plain values."""
+
+from __future__ import annotations
+
+import array
+import heapq
+import queue
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any
+
+from .clients import Waiter, current, time_limit
+from .locks import Line
+
+__all__ = ["Array", "ManagedCounter", "Namespace", "Queue", "Value", "unget"]
+
+
+class Queue(queue.Queue):  # type: ignore[type-arg]
+    """A `queue.Queue` whose items go to clients that live, in the order in which they asked."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self._getters = Line()
+        self._putters = Line()
+        self._joiners = Line()
+        self._shut = False
+        # One mutex for all: that of the base class, whose other methods take it.
+        for line in (self._getters, self._putters, self._joiners):
+            line._mutex = self.mutex
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        limit = _limit(block, timeout)
+        with self.mutex:
+            if self._shut:
+                raise _shut_down()
+            if not self._is_full():
+                self._admit(item)
+                return
+            if not block:
+                raise queue.Full
+            waiter = Waiter(current(), item)
+            self._putters._line.append(waiter)
+        # An item that was admitted is in the queue, whatever has become of who put it.
+        if not self._putters._wait(waiter, limit, lambda _waiter: None):
+            raise queue.Full
+        if self._shut and waiter.item is _shut_down:
+            raise _shut_down()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        limit = _limit(block, timeout)
+        with self.mutex:
+            if self._qsize():
+                item = self._get()
+                self._let_in()
+                return item
+            if self._shut:
+                raise _shut_down()
+            if not block:
+                raise queue.Empty
+            waiter = Waiter(current())
+            self._getters._line.append(waiter)
+        if not self._getters._wait(waiter, limit, lambda waiter: self._return(waiter.item)):
+            raise queue.Empty
+        if waiter.item is _shut_down:
+            raise _shut_down()
+        return waiter.item
+
+    def task_done(self) -> None:
+        with self.mutex:
+            if self.unfinished_tasks <= 0:
+                raise ValueError("task_done() called too many times")
+            self.unfinished_tasks -= 1
+            self._let_joiners_go()
+
+    def join(self) -> None:
+        with self.mutex:
+            if not self.unfinished_tasks:
+                return
+            waiter = Waiter(current())
+            self._joiners._line.append(waiter)
+        self._joiners._wait(waiter, None, lambda _waiter: None)
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Refuse new items, and raise in who waits; with `immediate`, drop what is there."""
+        with self.mutex:
+            self._shut = self.is_shutdown = True
+            if immediate:
+                while self._qsize():
+                    self._get()
+                    self.unfinished_tasks = max(0, self.unfinished_tasks - 1)
+                self._let_joiners_go()
+            for line in (self._getters, self._putters):
+                while line._line:
+                    waiter = line._line.popleft()
+                    waiter.item = _shut_down
+                    waiter.wake()
+
+    # All below is called under the mutex.
+
+    def _is_full(self) -> bool:
+        return 0 < self.maxsize <= self._qsize()
+
+    def _admit(self, item: Any) -> None:
+        self.unfinished_tasks += 1
+        if self._getters._line:
+            waiter = self._getters._line.popleft()
+            waiter.item = item
+            waiter.wake()
+        else:
+            self._put(item)
+
+    def _let_in(self) -> None:
+        while self._putters._line and not self._is_full():
+            waiter = self._putters._line.popleft()
+            self._admit(waiter.item)
+            waiter.wake()
+
+    def _let_joiners_go(self) -> None:
+        while not self.unfinished_tasks and self._joiners._line:
+            self._joiners._line.popleft().wake()
+
+    def _return(self, item: Any) -> None:
+        """Take back an item that could not be delivered: it is for the next who asks."""
+        if item is _shut_down:
+            return
+        if self._getters._line:
+            waiter = self._getters._line.popleft()
+            waiter.item = item
+            waiter.wake()
+        else:
+            self.queue.appendleft(item)
+
+    def _unget(self, item: Any) -> None:
+        with self.mutex:
+            self._return(item)
+
+
+def _limit(block: bool, timeout: float | None) -> float | None:
+    if block and timeout is not None and timeout < 0:
+        raise ValueError("'timeout' must be a non-negative number")
+    return time_limit(timeout)
+
+
+def _shut_down() -> Exception:
+    error: type[Exception] = getattr(queue, "ShutDown", ValueError)
+    return error("the queue is shut down")
+
+
+def unget(obj: Any, item: Any) -> None:
+    """Put back what `get` gave: the client that asked for it is gone."""
+    if isinstance(obj, Queue):
+        obj._unget(item)
+    elif isinstance(obj, queue.Queue):
+        with obj.mutex:
+            if isinstance(obj.queue, deque):
+                obj.queue.appendleft(item)
+            elif isinstance(obj, queue.PriorityQueue):
+                heapq.heappush(obj.queue, item)
+            else:
+                obj.queue.append(item)
+            obj.not_empty.notify()
+
+
+class Namespace:
+    """An object whose attributes are what it was made with and what is set later."""
+
+    def __init__(self, /, **kwds: Any) -> None:
+        self.__dict__.update(kwds)
+
+    def __repr__(self) -> str:
+        shown = sorted(f"{k}={v!r}" for k, v in self.__dict__.items() if not k.startswith("_"))
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class Value:
+    """A value that can be replaced; the typecode is only remembered."""
+
+    def __init__(self, typecode: str, value: Any, lock: bool = True) -> None:
+        self._typecode = typecode
+        self._value = value
+
+    def get(self) -> Any:
+        return self._value
+
+    def set(self, value: Any) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._typecode!r}, {self._value!r})"
+
+    value = property(get, set)
+
+
+def Array(typecode: str, sequence: Iterable[Any], lock: bool = True) -> array.array[Any]:
+    """Return an `array.array`."""
+    return array.array(typecode, sequence)
+
+
+class ManagedCounter(Counter[Any]):
+    """A `Counter` whose operators in place do not send it all back to who uses them."""
+
+    def _in_place(self, operator: str, other: Counter[Any]) -> None:
+        """Do `+=`, `-=`, `|=` or `&=`, by the method's name."""
+        getattr(super(), operator)(other)
+
+    def __reduce__(self) -> Any:
+        return Counter, (dict(self),)
+
+    def __repr__(self) -> str:
+        return repr(Counter(self))

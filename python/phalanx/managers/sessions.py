@@ -1,0 +1,176 @@
+"""The client's side of a session: one process, and one manager's server.
+
+Each thread that calls methods has a connection of its own, since a call may block. Beside those a
+session has one connection for what concerns no object's methods: making objects, counting
+references. As long as that one is open, the server knows that the process lives; when it closes, the
+server takes back what the process held.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from typing import Any
+
+from .. import process, util
+from .protocol import ANSWERS_ITSELF, Token, dispatch, listener_client
+
+__all__ = ["Session", "forget_session", "gone", "session_of"]
+
+_LOST = (EOFError, BrokenPipeError, ConnectionResetError)
+
+
+def gone(error: BaseException, token: Token | Any, what: str) -> Exception:
+    """Return an error that says which server is gone, of the kind that `error` is."""
+    if isinstance(token, Token):
+        address, what = token.address, f"{what}() of a shared {token.typeid}"
+    else:
+        address = token
+    text = f"the manager at {address!r} has ended or cannot be reached (in {what})"
+    if isinstance(error, EOFError):
+        return EOFError(text)
+    if isinstance(error, OSError) and error.errno is not None:
+        return type(error)(error.errno, f"{error.strerror}: {text}")
+    return ConnectionError(f"{error}: {text}")
+
+
+class Session:
+    """This process, as the server at an address knows it."""
+
+    def __init__(self, address: Any, serializer: str, authkey: bytes) -> None:
+        self.address = address
+        self.serializer = serializer
+        self.authkey = authkey
+        self._renew()
+        util.register_after_fork(self, Session._renew)
+
+    def _renew(self) -> None:
+        """Begin anew: the child of a fork is another process to the server."""
+        self._pid = os.getpid()
+        self._name = os.urandom(16).hex()
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[str, str]] = deque()
+        # None: not connected. The flag: whether the server answers on it for itself.
+        self._control: tuple[Any, bool] | None = None
+
+    def connect(self, thread: str, name: str) -> tuple[Any, bool]:
+        """Open a connection for requests to objects; also say what kind of server it is."""
+        util.debug("making connection to manager")
+        try:
+            conn = listener_client[self.serializer][1](self.address, authkey=self.authkey)
+        except (EOFError, ConnectionError, FileNotFoundError) as error:
+            raise gone(error, self.address, "connecting") from None
+        try:
+            kind = dispatch(conn, None, "accept_connection", (f"{name}@{self._name}.{thread}",))
+        except BaseException:
+            conn.close()
+            raise
+        return conn, kind == ANSWERS_ITSELF
+
+    def call(self, function: str, /, *args: Any, **kwds: Any) -> Any:
+        """Call a function of the server itself."""
+        if self._pid != os.getpid():  # forked by other means than ours
+            self._renew()
+        with self._lock:
+            try:
+                result = self._call(function, args, kwds)
+            finally:
+                self._catch_up()
+        self._catch_up_if_free()
+        return result
+
+    def call_later(self, function: str, ident: str) -> None:
+        """Call a function soon, if not at once, and ignore what comes of it.
+
+        For finalizers: they run at any moment, also while this very thread is in `call`.
+        """
+        self._waiting.append((function, ident))
+        self._catch_up_if_free()
+
+    def _catch_up_if_free(self) -> None:
+        while self._waiting and self._lock.acquire(blocking=False):
+            try:
+                self._catch_up()
+            finally:
+                self._lock.release()
+
+    def _catch_up(self) -> None:
+        while self._waiting:
+            function, ident = self._waiting.popleft()
+            try:
+                self._call(function, (ident,), {})
+            except Exception as error:
+                util.debug("... %s failed: %s", function, error)
+
+    def _call(self, function: str, args: Any, kwds: Any) -> Any:
+        """Called under the lock."""
+        fresh = self._control is None
+        if self._control is None:
+            self._control = self.connect("0", process.current_process().name)
+        conn, answers = self._control
+        if not answers:
+            return self._ask_apart(function, args, kwds)
+        try:
+            return dispatch(conn, None, function, args, kwds)
+        except _LOST as error:
+            self._hang_up()
+            if fresh:
+                raise gone(error, self.address, function) from None
+        except Exception:
+            raise
+        except BaseException:
+            self._hang_up()  # interrupted: the answer would be taken for that to the next question
+            raise
+        # The connection was an old one. A server may have been started anew at the same address.
+        return self._call(function, args, kwds)
+
+    def _ask_apart(self, function: str, args: Any, kwds: Any) -> Any:
+        """Ask a server of the standard library: each question needs a connection of its own."""
+        try:
+            conn = listener_client[self.serializer][1](self.address, authkey=self.authkey)
+            try:
+                return dispatch(conn, None, function, args, kwds)
+            finally:
+                conn.close()
+        except (EOFError, ConnectionError, FileNotFoundError) as error:
+            raise gone(error, self.address, function) from None
+
+    def _hang_up(self) -> None:
+        control, self._control = self._control, None
+        if control is not None:
+            control[0].close()
+
+    def close(self) -> None:
+        """Close the connection, unless it is in use this moment."""
+        if self._pid == os.getpid() and self._lock.acquire(blocking=False):
+            try:
+                self._catch_up()
+                self._hang_up()
+            finally:
+                self._lock.release()
+
+
+_sessions: dict[Any, Session] = {}
+
+
+def session_of(address: Any, serializer: str, authkey: bytes | None = None) -> Session:
+    """Return this process's session with the server at an address.
+
+    Without a key it is the one that this process has used for that server before, or else the key
+    of the process itself.
+    """
+    session = _sessions.get(address)
+    if session is None:
+        key = authkey if authkey is not None else process.current_process().authkey
+        session = _sessions.setdefault(address, Session(address, serializer, key))
+    elif authkey is not None and authkey != session.authkey:
+        session.authkey = authkey
+    return session
+
+
+def forget_session(address: Any) -> None:
+    """Close the connection of a session that is not needed now; another one can be opened."""
+    session = _sessions.get(address)
+    if session is not None:
+        session.close()
