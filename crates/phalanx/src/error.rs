@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::process::ExitStatus;
+
 /// What went wrong, in one sentence, with predicates to tell the cases apart.
 ///
 /// The kind is private so that new cases break nobody: ask with the `is_*` methods.
@@ -10,6 +12,7 @@ pub struct Error {
     kind: Kind,
     message: String,
     source: Option<std::io::Error>,
+    exit: Option<ExitStatus>,
 }
 
 /// The crate's result type.
@@ -31,6 +34,7 @@ pub(crate) enum Kind {
     Broken,
     TooLarge,
     Corrupt,
+    Panic,
     Os,
 }
 
@@ -40,6 +44,7 @@ impl Error {
             kind,
             message: message.into(),
             source: None,
+            exit: None,
         }
     }
 
@@ -48,6 +53,14 @@ impl Error {
             kind: Kind::Os,
             message: what.into(),
             source: Some(source.into()),
+            exit: None,
+        }
+    }
+
+    pub(crate) fn with_exit(self, status: ExitStatus) -> Self {
+        Self {
+            exit: Some(status),
+            ..self
         }
     }
 
@@ -134,6 +147,16 @@ impl Error {
     /// The shared memory holds something that cannot be true.
     pub fn is_corrupt(&self) -> bool {
         self.kind == Kind::Corrupt
+    }
+
+    /// The function that another process ran has panicked.
+    pub fn is_panic(&self) -> bool {
+        self.kind == Kind::Panic
+    }
+
+    /// How the process ended that the error is about, if it is about one.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.exit
     }
 
     /// The operating system's error, if that is what it was.

@@ -3,6 +3,7 @@
 pub mod arena;
 pub mod channel;
 mod error;
+mod front;
 pub mod os;
 pub mod pool;
 pub mod process;
@@ -12,6 +13,8 @@ pub mod sync;
 mod testing;
 
 pub use error::{Error, Result};
+pub use front::{Builder, Process, Queue, Undelivered, init, process_name};
+pub use process::ExitStatus;
 
 use arena::kind::KindInfo;
 

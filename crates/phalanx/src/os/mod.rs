@@ -5,5 +5,6 @@ pub mod futex;
 pub(crate) mod life;
 pub(crate) mod memory;
 pub(crate) mod pidfd;
+pub(crate) mod program;
 pub(crate) mod signal;
 pub mod spin;

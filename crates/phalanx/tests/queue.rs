@@ -1,0 +1,296 @@
+//! Queues of values between processes.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use common::sleep_for_ever;
+use phalanx::{Process, Queue};
+use serde::{Deserialize, Serialize};
+
+common::tests![
+    smoke,
+    items_of_all_kinds,
+    bounds_and_timeouts,
+    an_undelivered_item_comes_back,
+    many_producers_and_consumers,
+    joined_before_it_is_read,
+    a_queue_in_a_queue,
+    a_queue_in_a_struct,
+    work_is_reported_as_done,
+    producers_killed_at_any_time,
+    consumers_killed_at_any_time,
+];
+
+fn smoke() {
+    let queue = Queue::new().unwrap();
+    assert!(queue.is_empty().unwrap() && queue.try_get().unwrap().is_none());
+    queue.put(1).unwrap();
+    queue.put(2).unwrap();
+    assert_eq!((queue.len().unwrap(), queue.capacity()), (2, None));
+    assert_eq!((queue.get().unwrap(), queue.clone().get().unwrap()), (1, 2));
+}
+
+#[derive(Serialize, Deserialize, PartialEq, Debug, Clone)]
+enum Item {
+    Nothing,
+    Words {
+        list: Vec<String>,
+        by: BTreeMap<u8, f32>,
+    },
+    Pair(i128, Option<char>),
+}
+
+fn items_of_all_kinds() {
+    let queue = Queue::new().unwrap();
+    let words = Item::Words {
+        list: vec!["a".repeat(200_000), String::new()],
+        by: BTreeMap::from([(1, 0.5)]),
+    };
+    let items = [Item::Nothing, words, Item::Pair(-1, Some('ß'))];
+    for item in &items {
+        queue.put(item.clone()).unwrap();
+    }
+    let echo = Process::spawn(
+        |queue: Queue<Item>| (0..3).map(|_| queue.get().unwrap()).collect::<Vec<_>>(),
+        queue,
+    );
+    assert_eq!(echo.unwrap().join().unwrap(), items);
+}
+
+fn bounds_and_timeouts() {
+    assert!(Queue::<u8>::bounded(0).unwrap_err().is_invalid());
+    let queue = Queue::bounded(2).unwrap();
+    let moment = Duration::from_millis(20);
+    let begin = Instant::now();
+    assert!(queue.get_timeout(moment).unwrap_err().is_empty());
+    queue.put(1).unwrap();
+    queue.try_put(2).unwrap();
+    assert!(queue.put_timeout(3, moment).unwrap_err().is_full());
+    assert!(begin.elapsed() >= 2 * moment);
+    let child = Process::spawn(|queue: Queue<i32>| queue.put(3).unwrap(), queue.clone()).unwrap();
+    assert_eq!([1, 2, 3], [(); 3].map(|()| queue.get().unwrap()));
+    child.join().unwrap();
+}
+
+fn an_undelivered_item_comes_back() {
+    let queue = Queue::bounded(1).unwrap();
+    queue.put("first".to_owned()).unwrap();
+    let back = queue.try_put("second".to_owned()).unwrap_err();
+    assert!(back.is_full());
+    assert_eq!(back.into_inner(), "second");
+    fn with_question_mark(queue: &Queue<String>) -> phalanx::Result<()> {
+        queue.try_put("third".into())?;
+        Ok(())
+    }
+    assert!(with_question_mark(&queue).unwrap_err().is_full());
+}
+
+fn many_producers_and_consumers() {
+    let (numbers, sums) = (Queue::bounded(50).unwrap(), Queue::new().unwrap());
+    let producers: Vec<_> = (0..3u64)
+        .map(|i| {
+            Process::spawn(
+                |(queue, i): (Queue<Option<u64>>, u64)| {
+                    for n in 0..2_000 {
+                        queue.put(Some(n * 3 + i)).unwrap();
+                    }
+                },
+                (numbers.clone(), i),
+            )
+            .unwrap()
+        })
+        .collect();
+    let consumers: Vec<_> = (0..2)
+        .map(|_| {
+            Process::spawn(
+                |(queue, sums): (Queue<Option<u64>>, Queue<u64>)| {
+                    let mut sum = 0;
+                    while let Some(n) = queue.get().unwrap() {
+                        sum += n;
+                    }
+                    sums.put(sum).unwrap();
+                },
+                (numbers.clone(), sums.clone()),
+            )
+            .unwrap()
+        })
+        .collect();
+    producers.into_iter().for_each(|p| p.join().unwrap());
+    consumers.iter().for_each(|_| numbers.put(None).unwrap());
+    consumers.into_iter().for_each(|c| c.join().unwrap());
+    let total = sums.get().unwrap() + sums.get().unwrap();
+    assert_eq!(total, (0..6_000).sum::<u64>());
+}
+
+fn joined_before_it_is_read() {
+    let queue = Queue::new().unwrap();
+    let child = Process::spawn(
+        |queue: Queue<(u32, String)>| {
+            let text = "x".repeat(1000);
+            for n in 0..20_000 {
+                queue.put((n, text.clone())).unwrap();
+            }
+        },
+        queue.clone(),
+    );
+    child.unwrap().join().unwrap();
+    assert_eq!(queue.len().unwrap(), 20_000);
+    for n in 0..20_000 {
+        let (number, text) = queue.get().unwrap();
+        assert_eq!((number, text.len()), (n, 1000));
+    }
+    assert!(queue.is_empty().unwrap());
+}
+
+fn a_queue_in_a_queue() {
+    type Request = (u32, Queue<u32>);
+    let requests = Queue::<Request>::new().unwrap();
+    let server = Process::spawn(
+        |requests: Queue<Request>| {
+            for _ in 0..10 {
+                let (n, reply) = requests.get().unwrap();
+                reply.put(n * n).unwrap();
+            }
+        },
+        requests.clone(),
+    )
+    .unwrap();
+    let reply = Queue::new().unwrap();
+    for n in 0..10 {
+        requests.put((n, reply.clone())).unwrap();
+        assert_eq!(reply.get().unwrap(), n * n);
+    }
+    server.join().unwrap();
+    // Nobody kept it: the receiver is told.
+    requests.put((1, Queue::new().unwrap())).unwrap();
+    assert!(requests.get().unwrap_err().is_gone());
+}
+
+fn a_queue_in_a_struct() {
+    #[derive(Serialize, Deserialize)]
+    struct Job {
+        name: String,
+        out: Queue<String>,
+        more: Vec<Queue<u8>>,
+    }
+    let job = Job {
+        name: "job".into(),
+        out: Queue::new().unwrap(),
+        more: (0..50).map(|_| Queue::new().unwrap()).collect(),
+    };
+    let out = job.out.clone();
+    let child = Process::spawn(
+        |job: Job| {
+            job.more.iter().for_each(|queue| queue.put(1).unwrap());
+            job.out.put(job.name).unwrap();
+        },
+        job,
+    );
+    child.unwrap().join().unwrap();
+    assert_eq!(out.get().unwrap(), "job");
+}
+
+fn work_is_reported_as_done() {
+    let queue = Queue::new().unwrap();
+    (0..20).for_each(|n: i32| queue.put(n).unwrap());
+    assert!(
+        queue
+            .join_timeout(Duration::from_millis(10))
+            .unwrap_err()
+            .is_timeout()
+    );
+    let worker = Process::spawn(
+        |queue: Queue<i32>| {
+            while queue.try_get().unwrap().is_some() {
+                queue.task_done().unwrap();
+            }
+        },
+        queue.clone(),
+    );
+    queue.join().unwrap();
+    assert!(queue.is_empty().unwrap());
+    assert!(queue.task_done().unwrap_err().is_invalid());
+    worker.unwrap().join().unwrap();
+}
+
+fn producers_killed_at_any_time() {
+    let queue = Queue::<(u32, u64, Vec<u64>)>::new().unwrap();
+    let mut next = BTreeMap::new();
+    for i in 0..30u32 {
+        let child = Process::spawn(
+            |(queue, i): (Queue<(u32, u64, Vec<u64>)>, u32)| {
+                for n in 0.. {
+                    // Small ones and ones with a buffer of their own.
+                    let len = if n % 7 == 0 { 9_000 } else { 3 };
+                    queue.put((i, n, vec![n; len])).unwrap();
+                }
+            },
+            (queue.clone(), i),
+        )
+        .unwrap();
+        let take = |next: &mut BTreeMap<u32, u64>, (i, n, list): (u32, u64, Vec<u64>)| {
+            assert_eq!(*next.get(&i).unwrap_or(&0), n, "in order, none missing");
+            assert!(list.iter().all(|&item| item == n), "whole");
+            next.insert(i, n + 1);
+        };
+        for _ in 0..(i * 5) {
+            take(&mut next, queue.get().unwrap());
+        }
+        child.kill().unwrap();
+        assert!(child.join().unwrap_err().is_peer_death());
+        while let Some(item) = queue.try_get().unwrap() {
+            take(&mut next, item);
+        }
+    }
+    queue.put((99, 0, vec![])).unwrap();
+    assert_eq!(queue.get().unwrap().0, 99);
+}
+
+fn consumers_killed_at_any_time() {
+    let queue = Queue::<u64>::bounded(10).unwrap();
+    let seen = Queue::<u64>::new().unwrap();
+    let mut put = 0;
+    for i in 0..20u64 {
+        let child = Process::spawn(
+            |(queue, seen): (Queue<u64>, Queue<u64>)| {
+                loop {
+                    seen.put(queue.get().unwrap()).unwrap();
+                }
+            },
+            (queue.clone(), seen.clone()),
+        );
+        let child: Process<()> = child.unwrap();
+        for _ in 0..(20 + i * 7) {
+            queue.put(put).unwrap();
+            put += 1;
+        }
+        child.kill().unwrap();
+        assert!(child.join().unwrap_err().is_peer_death());
+    }
+    let last = Process::spawn(
+        |queue: Queue<u64>| -> () {
+            drop(queue);
+            sleep_for_ever()
+        },
+        queue.clone(),
+    )
+    .unwrap();
+    last.kill().unwrap();
+    let mut all = Vec::new();
+    while let Some(n) = seen.try_get().unwrap() {
+        all.push(n);
+    }
+    while let Some(n) = queue.try_get().unwrap() {
+        all.push(n);
+    }
+    assert!(
+        all.windows(2).all(|pair| pair[0] < pair[1]),
+        "in order, none twice"
+    );
+    assert!(
+        put - all.len() as u64 <= 20,
+        "each of the dead took one with it at most"
+    );
+}
