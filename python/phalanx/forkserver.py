@@ -102,16 +102,18 @@ class ForkServer:
         if "__main__" in self._preload_modules:
             spawn._check_not_importing_main()
             main = spawn.main_module()
+        _phalanx.ensure_arena()
+        arena = _phalanx.arena_fd()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = (
                 f"from {__name__} import main; "
-                f"main({theirs.fileno()}, {self._preload_modules!r}, "
+                f"main({theirs.fileno()}, {arena}, {self._preload_modules!r}, "
                 f"sys_path={sys.path!r}, installed={_install.is_installed()}, **{main!r})"
             )
             exe = spawn.get_executable()
             args = [exe, *util._args_from_interpreter_flags(), "-c", command]
-            self._forkserver_pid = util.spawnv_passfds(exe, args, [theirs.fileno()])
+            self._forkserver_pid = util.spawnv_passfds(exe, args, [theirs.fileno(), arena])
         self._forkserver_alive_fd = ours.detach()
 
     def start(
@@ -170,14 +172,21 @@ def _is_open(fd: int) -> bool:
 
 def main(
     control: int,
+    arena: int,
     preload: Sequence[str],
     sys_path: list[str] | None = None,
     installed: bool = False,
     init_main_from_path: str | None = None,
     init_main_from_name: str | None = None,
 ) -> None:
-    """The program of the server; ``control`` is the socket on which requests come."""
+    """The program of the server.
+
+    Args:
+        control: the socket on which requests come.
+        arena: the family's memory, for preloaded modules that make shared objects.
+    """
     os.set_inheritable(control, False)
+    _phalanx.join_later(arena)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys_path is not None:
         sys.path[:] = sys_path

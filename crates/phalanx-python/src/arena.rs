@@ -137,6 +137,20 @@ fn adopt(py: Python<'_>, fd: i32, token: u32) -> PyResult<()> {
     arena(py).map(|_| ())
 }
 
+/// From here on, the first shared object makes this process a member of the family whose arena is
+/// `fd`, which it takes over.
+#[pyfunction]
+fn join_later(fd: i32) -> PyResult<()> {
+    if fd < 0 {
+        return Err(PyValueError::new_err(format!("{fd} is no descriptor")));
+    }
+    // SAFETY: the caller hands the descriptor over.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    phalanx::arena::join_later(fd);
+    Ok(())
+}
+
 /// Drops the references that the parent counted for this process and that it did not use.
 #[pyfunction]
 fn drop_unclaimed() {
@@ -203,6 +217,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(reserve_child, module)?)?;
     module.add_function(wrap_pyfunction!(cancel_child, module)?)?;
     module.add_function(wrap_pyfunction!(adopt, module)?)?;
+    module.add_function(wrap_pyfunction!(join_later, module)?)?;
     module.add_function(wrap_pyfunction!(drop_unclaimed, module)?)?;
     module.add_function(wrap_pyfunction!(begin_spawning, module)?)?;
     module.add_function(wrap_pyfunction!(end_spawning, module)?)?;

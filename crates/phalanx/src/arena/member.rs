@@ -214,6 +214,15 @@ impl Arena {
         self.reap_slot(index_of(id))
     }
 
+    /// Gives up the place `before` of this process, which has another one now and has moved there.
+    pub(super) fn leave(&self, before: MemberId) {
+        let slot = self.slot_of(before);
+        let state = slot.load();
+        if state.round == round_of(before) && state.phase == Phase::Live {
+            self.claim_and_reap(slot, state);
+        }
+    }
+
     /// Reaps all dead members; returns how many.
     pub fn reap_all(&self) -> usize {
         (0..MEMBERS).filter(|&i| self.reap_slot(i)).count()

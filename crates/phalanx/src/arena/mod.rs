@@ -8,6 +8,7 @@
 //! * [`layout`](self) what lies where, size classes
 //! * `alloc`: free lists and chunks; `audit`: walking the heap
 //! * `member`: who is in the family, who is alive, reaping
+//! * `join`: coming to a family from outside
 //! * `refs`: [`Shared`] objects, counted per member; `buffer`: memory of one process at a time
 //! * [`fork`]: what has to happen around a fork
 
@@ -15,6 +16,7 @@ mod alloc;
 mod audit;
 pub(crate) mod buffer;
 pub mod fork;
+mod join;
 pub(crate) mod kind;
 mod layout;
 mod member;
@@ -30,6 +32,7 @@ use std::sync::{Mutex, PoisonError};
 
 pub use audit::Usage;
 pub use buffer::{Buffer, MIN_BUFFER};
+pub use join::join_later;
 pub use kind::Shareable;
 pub use refs::Shared;
 
@@ -144,6 +147,9 @@ impl Arena {
         if let Some(arena) = Self::current() {
             return Ok(arena);
         }
+        if let Some(joined) = Self::join() {
+            return joined;
+        }
         let limit = Self::configured_limit();
         let (fd, span, base) = Self::make_file(limit)?;
         let arena = Self::at_base(base, span, fd);
@@ -209,39 +215,6 @@ impl Arena {
         // SYNC: pairs with the Acquire in `current`.
         ARENA.store(arena, Release);
         arena
-    }
-
-    /// Makes this process the member `id` of the family whose arena `fd` is: in a child that was
-    /// started by exec or by the zygote.
-    ///
-    /// # Errors
-    /// `is_invalid` if this process has an arena already, `is_foreign` if `fd` is not one, `is_gone`
-    /// if the place was given up in the meantime.
-    pub fn adopt(fd: OwnedFd, id: MemberId) -> Result<&'static Self> {
-        let _guard = CREATE.lock().unwrap_or_else(PoisonError::into_inner);
-        if Self::current().is_some() {
-            return Err(Error::new(
-                Kind::Invalid,
-                "this process belongs to a family already and cannot adopt the arena of another",
-            ));
-        }
-        let foreign = || Error::new(Kind::Foreign, "the descriptor is not that of an arena");
-        let size = rustix::fs::fstat(&fd).map_err(|_| foreign())?.st_size;
-        let span = u64::try_from(size).unwrap_or(0);
-        if span < HEAP || !memory::is_large_enough(&fd, span) {
-            return Err(foreign());
-        }
-        let base = memory::map(fd.as_fd(), size as usize)?;
-        let arena = Self::at_base(base, span, fd);
-        let header = arena.header();
-        // SYNC: pairs with the Release in `create`.
-        if header.magic.load(Acquire) != MAGIC || header.span.load(Relaxed) != span {
-            return Err(foreign());
-        }
-        arena.enter(id)?;
-        let arena = arena.install();
-        arena.adopt_booked();
-        Ok(arena)
     }
 
     /// Reserves the place of a child in the family.

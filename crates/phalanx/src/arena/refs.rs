@@ -373,6 +373,50 @@ impl Arena {
         }
     }
 
+    /// After this process has changed places: moves what it holds to the table of the new place,
+    /// and takes over what was booked there.
+    ///
+    /// Killed in between, it leaves objects that are never freed, but none that is freed too early.
+    pub(super) fn take_along(&'static self) {
+        let mut registry = self.registry();
+        registry.spare.clear();
+        let mine = std::mem::take(&mut registry.objects);
+        drop(registry);
+        self.adopt_booked();
+        let mut registry = self.registry();
+        let mut twice = Vec::new();
+        for (bits, mut local) in mine {
+            self.word(local.entry).store(0, Release);
+            if let Some(booked) = registry.objects.get_mut(&bits) {
+                booked.copies += local.copies;
+                twice.push(bits);
+            } else if let Ok(at) = self.entry(&mut registry) {
+                self.word(at).store(bits, Release);
+                local.entry = at;
+                registry.objects.insert(bits, local);
+            }
+        }
+        let buffers: Vec<_> = registry
+            .buffers
+            .iter()
+            .filter_map(|(&offset, held)| Some((offset, held.entry?)))
+            .collect();
+        for (offset, before) in buffers {
+            let bits = self.word(before).swap(0, AcqRel);
+            let Ok(at) = self.entry(&mut registry) else {
+                continue;
+            };
+            self.word(at).store(bits, Release);
+            if let Some(held) = registry.buffers.get_mut(&offset) {
+                held.entry = Some(at);
+            }
+        }
+        drop(registry);
+        for bits in twice {
+            self.drop_ref(Handle::from_bits(bits));
+        }
+    }
+
     /// Drops what was booked for this process and that it has not attached: after it has unpickled
     /// all that its parent sent.
     pub fn drop_unclaimed(&'static self) {

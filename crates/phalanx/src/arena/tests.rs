@@ -187,3 +187,35 @@ fn damage_is_an_error() {
         "{full}"
     );
 }
+
+#[test]
+fn a_child_of_a_member_moves_to_the_place_that_was_reserved() {
+    let kept = Shared::create(Counter(AtomicU64::new(0))).unwrap();
+    let sent = Shared::create(Counter(AtomicU64::new(0))).unwrap();
+    let arena = kept.arena();
+    let place = arena.reserve_child().unwrap();
+    sent.book_for(place).unwrap();
+    kept.book_for(place).unwrap();
+    let handle = sent.handle();
+    let child = in_child(|| {
+        let fd = arena.fd().try_clone_to_owned().unwrap();
+        Arena::adopt(fd, place).unwrap();
+        assert_eq!(arena.me(), place);
+        let sent = Shared::<Counter>::attach(arena.family(), handle).unwrap();
+        arena.drop_unclaimed();
+        kept.0.fetch_add(1, Relaxed);
+        sent.0.fetch_add(1, Relaxed);
+    });
+    child.wait();
+    assert_eq!((kept.0.load(Relaxed), sent.0.load(Relaxed)), (1, 1));
+    arena.reap_all();
+    for object in [kept, sent] {
+        let handle = object.handle();
+        drop(object);
+        let error = Shared::<Counter>::attach(arena.family(), handle).unwrap_err();
+        assert!(
+            error.is_gone(),
+            "the child's references came back once: {error}"
+        );
+    }
+}
