@@ -226,9 +226,9 @@ import sys
 import phalanx as mp
 
 class Greeter(mp.get_context(sys.argv[1]).Process):
-    def __init__(self, name, **kwargs):
+    def __init__(self, to, **kwargs):
         super().__init__(**kwargs)
-        self.to = name
+        self.to = to
 
     def run(self):
         print("hello", self.to, flush=True)
