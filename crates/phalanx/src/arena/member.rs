@@ -284,6 +284,21 @@ impl Arena {
             .collect()
     }
 
+    /// Each living member with the member that started it, as pids: also where another process, a
+    /// zygote, is its parent for the system.
+    pub(crate) fn kinship(&self) -> Vec<(u32, u32)> {
+        let parent = |slot: &Slot| {
+            let creator = MemberId::new(slot.creator.load(Relaxed))?;
+            self.pid_of(creator)
+        };
+        self.slots()
+            .iter()
+            .filter(|slot| slot.load().phase == Phase::Live)
+            .filter_map(|slot| Some((slot.pid.load(Relaxed), parent(slot)?)))
+            .filter(|(child, parent)| child != parent)
+            .collect()
+    }
+
     pub(super) fn pid_of(&self, id: MemberId) -> Option<u32> {
         let slot = self.slot_of(id);
         let state = slot.load();

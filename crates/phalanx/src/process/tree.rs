@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 
+use crate::arena::Arena;
 use crate::error::Result;
 use crate::os::pidfd;
 
@@ -20,12 +21,12 @@ pub fn signal_descendants(pid: u32, signal: i32) -> Result<usize> {
     loop {
         let mut found = false;
         for (descendant, parent) in descendants(pid) {
-            if known.contains_key(&descendant) {
+            if known.contains_key(&descendant) || descendant == std::process::id() {
                 continue;
             }
             let fd = pidfd::open(descendant)?;
             // The pid may have gone to another process since the list was made.
-            if parent_of(descendant) != Some(parent) {
+            if !kinship_of(descendant).contains(&(descendant, parent)) {
                 continue;
             }
             pidfd::send_signal(fd.as_fd(), libc::SIGSTOP)?;
@@ -48,13 +49,8 @@ pub fn signal_descendants(pid: u32, signal: i32) -> Result<usize> {
 /// The processes below `pid`, each with its parent.
 fn descendants(pid: u32) -> Vec<(u32, u32)> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(process) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
-            continue;
-        };
-        if let Some(parent) = parent_of(process) {
-            children.entry(parent).or_default().push(process);
-        }
+    for (child, parent) in kinship() {
+        children.entry(parent).or_default().push(child);
     }
     let mut found = Vec::new();
     let mut seen = HashSet::from([pid]);
@@ -68,6 +64,27 @@ fn descendants(pid: u32) -> Vec<(u32, u32)> {
         }
     }
     found
+}
+
+/// All pairs of child and parent: those of the system, and those of the family, in which the parent
+/// of a zygote's child is the process that asked for it.
+fn kinship() -> Vec<(u32, u32)> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pairs: Vec<_> = processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|child| Some((child, parent_of(child)?)))
+        .collect();
+    pairs.extend(family());
+    pairs
+}
+
+fn kinship_of(pid: u32) -> Vec<(u32, u32)> {
+    let own = parent_of(pid).map(|parent| (pid, parent));
+    own.into_iter().chain(family()).collect()
+}
+
+fn family() -> Vec<(u32, u32)> {
+    Arena::current().map_or_else(Vec::new, Arena::kinship)
 }
 
 fn parent_of(pid: u32) -> Option<u32> {
