@@ -197,7 +197,7 @@ class ShareableList:
 
     Its values are int (64 bits), float, bool, str, bytes and None. A value can be replaced by one
     of any type; str and bytes have to fit into the slot, whose size is that of its first value,
-    rounded up to more than that by eight bytes at most. Nothing guards it against two processes
+    and up to eight bytes more. Nothing guards it against two processes
     that write at once.
     """
 
@@ -220,8 +220,11 @@ class ShareableList:
         packed = [_pack(value) for value in values]
         self._list_len = len(values)
         self._allocated_offsets = [0]
-        for format, data, _code in packed:
-            room = 8 if format[-1] != "s" else 8 * (len(data) // 8 + 1)
+        for value, (format, data, _code) in zip(values, packed):
+            room = 8
+            if format[-1] == "s":
+                # The standard library goes by the number of characters, which need not be enough.
+                room = 8 * max(len(value) // 8 + 1, -(-len(data) // 8))
             if len(f"{room}s") > 8:
                 raise ValueError(f"a value of {len(data)} bytes is too long for a ShareableList")
             self._allocated_offsets.append(self._allocated_offsets[-1] + room)

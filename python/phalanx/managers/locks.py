@@ -405,7 +405,8 @@ class Barrier(Line):
 
     @property
     def n_waiting(self) -> int:
-        return len(self._line)
+        with self._mutex:  # not while the line is being let go, one by one
+            return len(self._line)
 
     @property
     def broken(self) -> bool:
