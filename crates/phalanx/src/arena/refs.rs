@@ -156,15 +156,13 @@ impl Arena {
         if !same {
             return Err(gone());
         }
+        Err(Self::wrong_kind(found, kind))
+    }
+
+    fn wrong_kind(found: u32, wanted: u32) -> Error {
         let name = |k| kind::info(k).map_or("something else", |i| i.name);
-        Err(Error::new(
-            Kind::Invalid,
-            format!(
-                "the handle is of a {}, not of a {}",
-                name(found),
-                name(kind)
-            ),
-        ))
+        let message = format!("the handle names a {}, not a {}", name(found), name(wanted));
+        Error::new(Kind::Invalid, message)
     }
 
     /// Adds a reference that another object of the arena will hold.
@@ -225,6 +223,10 @@ impl Arena {
     fn hold(&'static self, handle: Handle, kind: u32) -> Result<()> {
         let mut registry = self.registry();
         if let Some(local) = registry.objects.get_mut(&handle.bits()) {
+            let found = self.block(handle.offset())?.kind.load(Acquire);
+            if found != kind {
+                return Err(Self::wrong_kind(found, kind));
+            }
             local.copies += 1;
             return Ok(());
         }
