@@ -73,22 +73,30 @@ def parameters(function) -> list[tuple] | None:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return None
-    return [(p.name, p.kind, p.default) for p in signature.parameters.values()]
+    found = [(p.name, p.kind, p.default) for p in signature.parameters.values()]
+    if found and found[0][0] in ("self", "$self"):
+        del found[0]  # positional-only in a native method, which nobody sees
+    return found
 
 
 def compare(name: str, theirs, ours) -> str | None:
-    """What is wrong with our signature: it may have more, but keyword-only and with a default."""
+    """What is wrong with our signature: it may have more, but with a default."""
     wanted, found = parameters(theirs), parameters(ours)
     if wanted is None or found is None:
         return None
     kind = inspect.Parameter
+    defaults = {name: default for name, _, default in wanted}
+    found = [
+        (name, k, defaults.get(name, default) if default is ... else default)  # not shown
+        for name, k, default in found
+    ]
     if {k for _, k, _ in found} == {kind.VAR_POSITIONAL, kind.VAR_KEYWORD}:
         return None  # anything goes
     extra = [p for p in found if p not in wanted]
     if [p for p in found if p in wanted] != wanted:
         return f"{name}: {wanted} expected, {found} found"
-    if any(k is not kind.KEYWORD_ONLY or default is kind.empty for _, k, default in extra):
-        return f"{name}: {extra} beyond the standard are not keyword-only with a default"
+    if any(default is kind.empty for _, k, default in extra):
+        return f"{name}: {extra} beyond the standard have no default"
     return None
 
 

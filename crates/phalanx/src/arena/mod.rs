@@ -150,7 +150,7 @@ impl Arena {
         if let Some(joined) = Self::join() {
             return joined;
         }
-        let limit = Self::configured_limit();
+        let limit = Self::configured_limit()?;
         let (fd, span, base) = Self::make_file(limit)?;
         let arena = Self::at_base(base, span, fd);
         let header = arena.header();
@@ -165,15 +165,24 @@ impl Arena {
         Ok(arena.install())
     }
 
-    fn configured_limit() -> u64 {
+    fn configured_limit() -> Result<u64> {
         let set = LIMIT.load(Relaxed);
         if set != 0 {
-            return set;
+            return Ok(set);
         }
-        std::env::var("PHALANX_ARENA_LIMIT")
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or_else(memory::physical)
+        let Some(text) = std::env::var_os("PHALANX_ARENA_LIMIT") else {
+            return Ok(memory::physical());
+        };
+        match text.to_str().map(|text| text.trim().parse()) {
+            Some(Ok(limit)) if limit > 0 => Ok(limit),
+            _ => Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "the environment variable PHALANX_ARENA_LIMIT is {text:?}, which is not a \
+                     number of bytes greater than 0"
+                ),
+            )),
+        }
     }
 
     /// A file and a mapping several times the limit: address space is free, and free blocks of one
