@@ -68,6 +68,23 @@ def dump(obj: Any, file: IO[bytes], protocol: int | None = None) -> None:
     ForkingPickler(file, protocol).dump(obj)
 
 
+def dump_by_value(obj: Any, file: IO[bytes], protocol: int | None = None) -> None:
+    """Like `dump`, for functions and classes that cannot be imported by their name.
+
+    Lambdas, closures and what is defined in a ``__main__`` that has no file are pickled with their
+    code, by cloudpickle. ImportError if that is not installed.
+    """
+    import cloudpickle
+
+    pickler = cloudpickle.Pickler(file, protocol)
+    pickler.dispatch_table = {
+        **copyreg.dispatch_table,
+        **pickler.dispatch_table,
+        **ForkingPickler._extra_reducers,
+    }
+    pickler.dump(obj)
+
+
 # -- descriptors -----------------------------------------------------------------------------------
 
 

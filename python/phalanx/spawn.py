@@ -224,7 +224,7 @@ def main_module() -> dict[str, str]:
     if name is not None:
         return {"init_main_from_name": name}
     path = getattr(main, "__file__", None)
-    if path is None:
+    if path is None or os.path.basename(path).startswith("<"):  # "<stdin>"
         return {}
     if not os.path.isabs(path) and process.ORIGINAL_DIR is not None:
         path = os.path.join(process.ORIGINAL_DIR, path)
@@ -233,19 +233,49 @@ def main_module() -> dict[str, str]:
 
 def pickle_for_child(
     popen: Any, member: int, data: dict[str, Any], process_obj: BaseProcess
-) -> memoryview:
+) -> bytes:
     """The bytes that `_main` reads; shared objects in them are counted for ``member``."""
-    reducer = context._default_context.reducer
     file = io.BytesIO()
     context.set_spawning_popen(popen)
     _phalanx.begin_spawning(member)
     try:
-        reducer.dump(data, file)
-        reducer.dump(process_obj, file)
+        context._default_context.reducer.dump(data, file)
+        _pickle_process(popen, data, process_obj, file)
     finally:
         _phalanx.end_spawning()
         context.set_spawning_popen(None)
-    return file.getbuffer()
+    return file.getvalue()
+
+
+def _pickle_process(
+    popen: Any, data: dict[str, Any], process_obj: BaseProcess, file: io.BytesIO
+) -> None:
+    """Pickle by name; by value what has no name that the child could import."""
+    start, descriptors = file.tell(), len(popen._fds)
+    refusal = None
+    try:
+        context._default_context.reducer.dump(process_obj, file)
+    except Exception as error:
+        refusal = error
+    else:
+        # The child cannot import the functions of a __main__ without a file (-c, a prompt).
+        if "init_main_from_path" in data or "init_main_from_name" in data:
+            return
+        if file.getvalue().find(b"__main__", start) < 0:
+            return
+    plain = file.getvalue()
+    file.seek(start)
+    file.truncate()
+    del popen._fds[descriptors:]
+    try:
+        from .reduction import dump_by_value
+
+        dump_by_value(process_obj, file)
+    except Exception:
+        if refusal is not None:
+            raise refusal from None
+        file.seek(0)
+        file.write(plain)
 
 
 # -- in the child ----------------------------------------------------------------------------------

@@ -110,16 +110,14 @@ fn spawn_process(
 /// A new anonymous file holding `data`, its position at the start.
 #[pyfunction]
 #[pyo3(signature = (name, data=None))]
-fn memfd(name: &str, data: Option<&Bound<'_, PyAny>>) -> PyResult<i32> {
+fn memfd(name: &str, data: Option<&[u8]>) -> PyResult<i32> {
     let fd = memfd_create(name, MemfdFlags::CLOEXEC).map_err(std::io::Error::from)?;
-    if let Some(data) = data {
-        let buffer = pyo3::buffer::PyBuffer::<u8>::get(data)?;
-        let bytes = buffer.to_vec(data.py())?;
-        let mut written = 0;
-        while written < bytes.len() {
-            written += rustix::io::pwrite(&fd, &bytes[written..], written as u64)
-                .map_err(std::io::Error::from)?;
-        }
+    let mut left = data.unwrap_or_default();
+    let mut at = 0;
+    while !left.is_empty() {
+        let written = rustix::io::pwrite(&fd, left, at).map_err(std::io::Error::from)?;
+        left = &left[written..];
+        at += written as u64;
     }
     Ok(fd.into_raw_fd())
 }
