@@ -76,9 +76,7 @@ class BaseContext:
         manager.start()
         return manager
 
-    def Pipe(
-        self, duplex: bool = True
-    ) -> tuple[connection.Connection, connection.Connection]:
+    def Pipe(self, duplex: bool = True) -> tuple[connection.Connection, connection.Connection]:
         """Two connected ends; one way only (receiver, sender) if not ``duplex``."""
         from .connection import Pipe
 
@@ -161,9 +159,7 @@ class BaseContext:
         """A pool of worker processes."""
         from .pool import Pool
 
-        return Pool(
-            processes, initializer, initargs, maxtasksperchild, context=self.get_context()
-        )
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
 
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
         """A ctypes object in shared memory, without a lock."""

@@ -290,4 +290,3 @@ ensure_running = _forkserver.ensure_running
 get_inherited_fds = _forkserver.get_inherited_fds
 connect_to_new_process = _forkserver.connect_to_new_process
 set_forkserver_preload = _forkserver.set_forkserver_preload
-

@@ -59,6 +59,12 @@ class Queue(_Base[T]):
             raise error
         self._on_queue_feeder_error(error, obj)
 
+    def empty(self) -> bool:
+        """True if there is nothing in the queue; OSError after `close()`, if it was ever used."""
+        if self._closed and self._used:
+            raise OSError(f"Queue {self!r} is closed")
+        return super().empty()
+
     def join_thread(self) -> None:
         """Returns at once, there is no thread; AssertionError before `close()`."""
         assert self._closed, f"Queue {self!r} not closed"

@@ -91,9 +91,7 @@ def dump_by_value(obj: Any, file: IO[bytes], protocol: int | None = None) -> Non
 def sendfds(sock: socket.socket, fds: Iterable[int]) -> None:
     """Send descriptors over a Unix socket, with one byte: their number modulo 256."""
     numbers = array.array("i", fds)
-    sock.sendmsg(
-        [bytes([len(numbers) % 256])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
-    )
+    sock.sendmsg([bytes([len(numbers) % 256])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
 
 
 def recvfds(sock: socket.socket, size: int) -> list[int]:
@@ -108,11 +106,7 @@ def recvfds(sock: socket.socket, size: int) -> list[int]:
     if len(ancillary) != 1:
         raise RuntimeError(f"expected descriptors, received {len(ancillary)} items instead of 1")
     level, kind, data = ancillary[0]
-    if (
-        level != socket.SOL_SOCKET
-        or kind != socket.SCM_RIGHTS
-        or len(data) % numbers.itemsize
-    ):
+    if level != socket.SOL_SOCKET or kind != socket.SCM_RIGHTS or len(data) % numbers.itemsize:
         raise RuntimeError("expected descriptors, received something else")
     numbers.frombytes(data)
     if len(numbers) % 256 != message[0]:

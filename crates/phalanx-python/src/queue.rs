@@ -276,6 +276,12 @@ impl Queue {
         self.closed.load(Relaxed)
     }
 
+    /// Whether anything was ever put.
+    #[getter]
+    fn _used(&self) -> PyResult<bool> {
+        Ok(self.native()?.is_used())
+    }
+
     #[getter]
     fn _maxsize(&self) -> PyResult<Option<u64>> {
         Ok(self.native()?.bound())

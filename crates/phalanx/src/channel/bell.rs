@@ -10,7 +10,9 @@ use crate::os::spin;
 
 /// Somebody may sleep on the word.
 const FLAG: u32 = 1;
-const STEP: u32 = 2;
+/// Somebody is about to wake sleepers and does not know yet whether there are more.
+const RINGING: u32 = 2;
+const STEP: u32 = 4;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -45,20 +47,20 @@ impl Bell {
     /// Wakes up to `n` sleepers after the condition has become true.
     #[inline]
     pub(crate) fn ring(&self, n: u32) {
+        // SYNC: pairs with the fence in `wait`.
         fence(SeqCst);
-        if self.0.load(Relaxed) & FLAG != 0 {
+        if self.0.load(Relaxed) & (FLAG | RINGING) != 0 {
             self.ring_slow(n);
         }
     }
 
     #[cold]
     fn ring_slow(&self, n: u32) {
-        let step = |word: u32| Some(word.wrapping_add(STEP) & !FLAG);
-        let _ = self.0.fetch_update(SeqCst, Relaxed, step);
-        if futex::wake(&self.0, n) > 0 {
-            // There may be more of them.
-            self.0.fetch_or(FLAG, SeqCst);
-        }
+        let begin = |word: u32| Some((word.wrapping_add(STEP) & !FLAG) | RINGING);
+        let _ = self.0.fetch_update(SeqCst, Relaxed, begin);
+        let more = if futex::wake(&self.0, n) > 0 { FLAG } else { 0 };
+        let end = |word: u32| Some((word & !RINGING) | more);
+        let _ = self.0.fetch_update(SeqCst, Relaxed, end);
     }
 }
 
@@ -81,6 +83,31 @@ mod tests {
                 }
                 on.store(true, SeqCst);
                 bell.ring(u32::MAX);
+            });
+        }
+    }
+
+    /// Rings that meet: a ring must not be lost because another one is under way.
+    #[test]
+    fn tokens_reach_all_sleepers() {
+        use std::sync::atomic::AtomicU32;
+        for _ in 0..300 {
+            let (bell, tokens) = (Bell::new(), AtomicU32::new(0));
+            let take = || {
+                let less = |n: u32| n.checked_sub(1);
+                while tokens.fetch_update(SeqCst, SeqCst, less).is_err() {
+                    bell.wait(|| tokens.load(SeqCst) > 0, None).unwrap();
+                }
+            };
+            let give = |n: u32| {
+                for _ in 0..n {
+                    tokens.fetch_add(1, SeqCst);
+                    bell.ring(1);
+                }
+            };
+            std::thread::scope(|scope| {
+                (0..4).for_each(|_| drop(scope.spawn(take)));
+                (0..2).for_each(|_| drop(scope.spawn(|| give(2))));
             });
         }
     }

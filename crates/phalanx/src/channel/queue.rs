@@ -212,6 +212,11 @@ impl Queue {
         Ok(self.len()? == 0)
     }
 
+    /// Whether anything was ever put.
+    pub fn is_used(&self) -> bool {
+        self.core.log.puts() > 0
+    }
+
     /// How many messages may be in the queue at a time; `None`: any number.
     pub fn bound(&self) -> Option<u64> {
         (self.core.bound != u64::MAX).then_some(self.core.bound)
