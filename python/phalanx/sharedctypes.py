@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _phalanx
@@ -188,11 +187,6 @@ class SynchronizedBase(_phalanx.SynchronizedBase):
     def __init__(self, obj: Any, lock: Any = None, ctx: BaseContext | None = None) -> None:
         if not lock:
             lock = _context(ctx).RLock()
-        self._obj = obj
-        self._lock = lock
-        # Bound methods of the lock itself: a call of them is one native call.
-        self.acquire: Callable[..., bool] = lock.acquire
-        self.release: Callable[[], None] = lock.release
         block, code, length = _place_of(obj)
         self._create(obj, lock, block, code, length)
 

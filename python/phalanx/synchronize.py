@@ -51,7 +51,6 @@ class SemLock:
     """The common base of locks and semaphores."""
 
     _rand = tempfile._RandomNameSequence()  # type: ignore[attr-defined]
-    _is_fork_ctx = False
     _kind = SEMAPHORE
 
     @property
@@ -61,7 +60,7 @@ class SemLock:
 
     def _check_spawning(self) -> None:
         """Refuse to be pickled for a child whose start method the lock's context rules out."""
-        if self._is_fork_ctx:
+        if self._is_fork_ctx:  # type: ignore[attr-defined]
             from . import context
 
             if context.get_spawning_popen() is not None:
@@ -146,8 +145,7 @@ class Lock(_phalanx.Lock, SemLock):
     """A lock that is not recursive, and that any process or thread may release."""
 
     def __init__(self, *, ctx: BaseContext | None) -> None:
-        self._is_fork_ctx = _is_fork_context(ctx)
-        self._create()
+        self._create(_is_fork_context(ctx))
 
     def __repr__(self) -> str:
         try:
@@ -163,8 +161,7 @@ class RLock(_phalanx.RLock, SemLock):
     _kind = RECURSIVE_MUTEX
 
     def __init__(self, *, ctx: BaseContext | None) -> None:
-        self._is_fork_ctx = _is_fork_context(ctx)
-        self._create()
+        self._create(_is_fork_context(ctx))
 
     def __repr__(self) -> str:
         count: int | str
@@ -183,8 +180,7 @@ class Semaphore(_phalanx.Semaphore, SemLock):
     """A counter that nobody owns: what a process took stays away if it dies."""
 
     def __init__(self, value: int = 1, *, ctx: BaseContext | None) -> None:
-        self._is_fork_ctx = _is_fork_context(ctx)
-        self._create(value)
+        self._create(_is_fork_context(ctx), value)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}(value={_value(self)})>"
@@ -194,8 +190,7 @@ class BoundedSemaphore(_phalanx.BoundedSemaphore, Semaphore):
     """A counter that cannot rise above its first value; what a dead process took comes back."""
 
     def __init__(self, value: int = 1, *, ctx: BaseContext | None) -> None:
-        self._is_fork_ctx = _is_fork_context(ctx)
-        self._create(value)
+        self._create(_is_fork_context(ctx), value)
 
     def __repr__(self) -> str:
         try:

@@ -7,6 +7,7 @@ use phalanx::arena::Handle;
 use phalanx::shared::{Memory, Scalar};
 use pyo3::exceptions::{PyIndexError, PyRuntimeError, PyValueError};
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PySlice, PyTuple};
 
@@ -286,6 +287,36 @@ impl SynchronizedBase {
     /// The lock.
     fn get_lock(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         Ok(self.get()?.lock.object(py))
+    }
+
+    #[getter]
+    fn _obj(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.get_obj(py)
+    }
+
+    #[getter]
+    fn _lock(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.get_lock(py)
+    }
+
+    /// Acquires the lock, with the lock's own arguments.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn acquire(
+        &self,
+        py: Python<'_>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Py<PyAny>> {
+        let lock = self.get_lock(py)?;
+        lock.bind(py)
+            .getattr(intern!(py, "acquire"))?
+            .call(args, kwargs)
+            .map(Bound::unbind)
+    }
+
+    /// Releases the lock.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        self.get()?.lock.release(py)
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {

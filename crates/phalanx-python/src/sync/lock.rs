@@ -78,8 +78,13 @@ impl Lock {
         }
     }
 
-    fn _create(&self, py: Python<'_>) -> PyResult<()> {
-        self.object.create(py, sync::Lock::new())
+    fn _create(&self, py: Python<'_>, fork: bool) -> PyResult<()> {
+        self.object.create_in(py, fork, sync::Lock::new())
+    }
+
+    #[getter]
+    fn _is_fork_ctx(&self) -> bool {
+        self.object.is_of_fork_context()
     }
 
     fn _attach(&self, py: Python<'_>, family: u64, handle: u64) -> PyResult<()> {
@@ -195,8 +200,13 @@ impl RLock {
         }
     }
 
-    fn _create(&self, py: Python<'_>) -> PyResult<()> {
-        self.object.create(py, sync::RLock::new())
+    fn _create(&self, py: Python<'_>, fork: bool) -> PyResult<()> {
+        self.object.create_in(py, fork, sync::RLock::new())
+    }
+
+    #[getter]
+    fn _is_fork_ctx(&self) -> bool {
+        self.object.is_of_fork_context()
     }
 
     fn _attach(&self, py: Python<'_>, family: u64, handle: u64) -> PyResult<()> {

@@ -11,6 +11,8 @@ mod meeting;
 mod semaphore;
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use phalanx::arena::{Arena, Shareable, Shared};
@@ -34,16 +36,25 @@ create_exception!(
 );
 
 /// Where a native class keeps its shared object.
-pub(crate) struct Object<T: Shareable>(OnceLock<Shared<T>>);
+///
+/// (Also whether it was made by a fork context. An attribute of the Python object would do, but an
+/// object whose `__dict__` is empty finds its methods twice as fast.)
+pub(crate) struct Object<T: Shareable> {
+    shared: OnceLock<Shared<T>>,
+    of_fork_context: AtomicBool,
+}
 
 impl<T: Shareable> Object<T> {
     const fn empty() -> Self {
-        Self(OnceLock::new())
+        Self {
+            shared: OnceLock::new(),
+            of_fork_context: AtomicBool::new(false),
+        }
     }
 
     #[inline]
     pub(crate) fn get(&self) -> PyResult<&Shared<T>> {
-        match self.0.get() {
+        match self.shared.get() {
             Some(object) => Ok(object),
             None => Err(Self::is_empty()),
         }
@@ -59,7 +70,7 @@ impl<T: Shareable> Object<T> {
     }
 
     fn fill(&self, object: Shared<T>) -> PyResult<()> {
-        self.0.set(object).map_err(|_| {
+        self.shared.set(object).map_err(|_| {
             PyRuntimeError::new_err(format!("this {} is initialised already", T::NAME))
         })
     }
@@ -67,6 +78,17 @@ impl<T: Shareable> Object<T> {
     fn create(&self, py: Python<'_>, value: T) -> PyResult<()> {
         arena(py)?;
         self.fill(Shared::create(value).map_err(to_py)?)
+    }
+
+    /// As `create`, by a context whose start method is fork or not.
+    fn create_in(&self, py: Python<'_>, fork: bool, value: T) -> PyResult<()> {
+        self.create(py, value)?;
+        self.of_fork_context.store(fork, Relaxed);
+        Ok(())
+    }
+
+    fn is_of_fork_context(&self) -> bool {
+        self.of_fork_context.load(Relaxed)
     }
 
     fn attach(&self, py: Python<'_>, family: u64, handle: u64) -> PyResult<()> {

@@ -47,9 +47,14 @@ impl Semaphore {
         }
     }
 
-    fn _create(&self, py: Python<'_>, value: i64) -> PyResult<()> {
+    fn _create(&self, py: Python<'_>, fork: bool, value: i64) -> PyResult<()> {
         self.object
-            .create(py, sync::Semaphore::new(initial(value)?))
+            .create_in(py, fork, sync::Semaphore::new(initial(value)?))
+    }
+
+    #[getter]
+    fn _is_fork_ctx(&self) -> bool {
+        self.object.is_of_fork_context()
     }
 
     fn _attach(&self, py: Python<'_>, family: u64, handle: u64) -> PyResult<()> {
@@ -131,9 +136,14 @@ impl BoundedSemaphore {
         PyClassInitializer::from(Semaphore { object: base }).add_subclass(Self { object })
     }
 
-    fn _create(&self, py: Python<'_>, value: i64) -> PyResult<()> {
+    fn _create(&self, py: Python<'_>, fork: bool, value: i64) -> PyResult<()> {
         self.object
-            .create(py, sync::BoundedSemaphore::new(initial(value)?))
+            .create_in(py, fork, sync::BoundedSemaphore::new(initial(value)?))
+    }
+
+    #[getter]
+    fn _is_fork_ctx(&self) -> bool {
+        self.object.is_of_fork_context()
     }
 
     fn _attach(&self, py: Python<'_>, family: u64, handle: u64) -> PyResult<()> {
