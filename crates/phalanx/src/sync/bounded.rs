@@ -94,7 +94,7 @@ impl BoundedSemaphore {
         deadline: Option<Instant>,
     ) -> Result<(), Stop> {
         if self.take(0, home).is_some()
-            || spin::until(|| self.value() != 0) && self.take(0, home).is_some()
+            || spin::until(|| self.value() != 0 && self.take(0, home).is_some())
         {
             return Ok(());
         }

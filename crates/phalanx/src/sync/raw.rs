@@ -155,7 +155,7 @@ impl RawLock {
         members: &impl Members,
         deadline: Option<Instant>,
     ) -> Result<Acquired, Stop> {
-        if spin::until(|| self.word.load(Relaxed) == 0) && self.take_free(me.get()) {
+        if spin::until(|| self.word.load(Relaxed) == 0 && self.take_free(me.get())) {
             return Ok(CLEAN);
         }
         // From here on others may sleep beside us, and only the word could tell: keep the flag.

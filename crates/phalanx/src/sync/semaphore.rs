@@ -110,7 +110,7 @@ impl Semaphore {
 
     #[cold]
     fn acquire_slow(&self, deadline: Option<Instant>) -> Result<(), Stop> {
-        if spin::until(|| self.value() != 0) && self.try_acquire() {
+        if spin::until(|| self.try_acquire()) {
             return Ok(());
         }
         loop {
