@@ -13,7 +13,11 @@ pub mod sync;
 mod testing;
 
 pub use error::{Error, Result};
-pub use front::{Builder, Process, Queue, Undelivered, init, process_name};
+pub use front::{
+    Array, Barrier, Builder, Condition, Event, Lock, Mutex, MutexGuard, Number, Permit, Pipe,
+    Plain, Process, Queue, RLock, RLockGuard, Receiver, Semaphore, Sender, Undelivered, Value,
+    Waited, Word, init, process_name,
+};
 pub use process::ExitStatus;
 
 use arena::kind::KindInfo;
@@ -34,6 +38,8 @@ static KINDS: &[KindInfo] = &[
     KindInfo::of::<sync::Event>(),
     KindInfo::of::<sync::Barrier>(),
     KindInfo::of::<shared::memory::Bytes>(),
+    KindInfo::of::<front::MutexCore<()>>(),
+    KindInfo::of::<front::ValueCore>(),
     #[cfg(test)]
     KindInfo::of::<testing::Counter>(),
 ];

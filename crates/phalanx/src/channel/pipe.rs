@@ -223,7 +223,11 @@ impl End {
             return Err(broken());
         }
         let room = |count: u64, bytes: u64| count == 0 || bytes < CAPACITY;
-        let Pushed::Number(number) = way.log.push(letter, patience, room)? else {
+        // Before the message is there: once it is, the reader may take it and go.
+        if way.log.puts() % LOOK == 0 && self.hung_up() {
+            return Err(broken());
+        }
+        let Pushed::Number(_) = way.log.push(letter, patience, room)? else {
             return Ok(false);
         };
         // SYNC: pairs with the fence in `drain`: either the reader sees the message or we see that
@@ -231,9 +235,6 @@ impl End {
         fence(SeqCst);
         if way.state.load(Relaxed) & RUNG == 0 {
             self.ring();
-        }
-        if number % LOOK == 0 && self.hung_up() {
-            return Err(broken());
         }
         Ok(true)
     }

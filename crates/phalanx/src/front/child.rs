@@ -23,8 +23,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::codec;
-use super::retry;
+use super::{codec, handle, retry};
 use crate::arena::{Arena, Handle, Shared};
 use crate::channel;
 use crate::error::{Error, Kind, Result};
@@ -66,20 +65,30 @@ pub(super) struct Request {
     pub(super) name: String,
     /// The parent's pid, if the child is to die with it.
     pub(super) die_with: Option<u32>,
+    /// What the child inherits beside the arena.
+    pub(super) descriptors: Vec<RawFd>,
 }
 
 impl Request {
     pub(super) fn encode(&self) -> Result<Vec<u8>> {
-        codec::encode(&(self.program, self.function, &self.name, self.die_with))
+        codec::encode(&(
+            self.program,
+            self.function,
+            &self.name,
+            self.die_with,
+            &self.descriptors,
+        ))
     }
 
     fn decode(bytes: &[u8]) -> Result<(Self, &[u8])> {
-        let ((program, function, name, die_with), argument) = codec::decode_first(bytes)?;
+        let ((program, function, name, die_with, descriptors), argument) =
+            codec::decode_first(bytes)?;
         let request = Self {
             program,
             function,
             name,
             die_with,
+            descriptors,
         };
         Ok((request, argument))
     }
@@ -233,6 +242,8 @@ fn run(mailbox: &channel::Queue) -> Result<Vec<u8>> {
     if let Some(parent) = request.die_with {
         watch::die_with_parent(parent)?;
     }
+    // SAFETY: made for this process and inherited by it; this is the one time they are taken.
+    unsafe { handle::unpack_descriptors(&request.descriptors) };
     set_name(request.name);
     if request.program != program::identity()? {
         return Err(Error::new(

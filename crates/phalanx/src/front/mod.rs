@@ -4,21 +4,36 @@
 //!
 //! * `child`: [`init`], and what a started child does; `process`: starting it and waiting for it
 //! * `task`: functions as work; `codec`: values as bytes; `handle`: shared objects inside values
+//! * `queue`, `pipe`, `mutex`, `value`, `sync`: typed faces of the layers below; `plain`: what may
+//!   lie in shared memory as it is
 
 mod child;
 mod codec;
 mod handle;
+mod mutex;
+mod pipe;
+mod plain;
 mod process;
 mod queue;
+mod sync;
 mod task;
+mod value;
 
 pub use child::{init, process_name};
+pub(crate) use mutex::MutexCore;
+pub use mutex::{Lock, Mutex, MutexGuard};
+pub use pipe::{Pipe, Receiver, Sender};
+pub use plain::Plain;
 pub use process::{Builder, Process};
 pub use queue::{Queue, Undelivered};
+pub use sync::{Barrier, Condition, Event, Permit, RLock, RLockGuard, Semaphore, Waited};
+pub(crate) use value::ValueCore;
+pub use value::{Array, Number, Value, Word};
 
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::sync::Stop;
 
 /// Waits on when a signal has interrupted a wait: in Rust its handler has run by then.
 fn retry<T>(mut wait: impl FnMut() -> Result<T>) -> Result<T> {
@@ -26,6 +41,17 @@ fn retry<T>(mut wait: impl FnMut() -> Result<T>) -> Result<T> {
         match wait() {
             Err(error) if error.is_interrupted() => {}
             done => return done,
+        }
+    }
+}
+
+/// As [`retry`], for what can run out of time only: `None` then.
+fn patiently<T>(mut wait: impl FnMut() -> Result<T, Stop>) -> Option<T> {
+    loop {
+        match wait() {
+            Ok(done) => return Some(done),
+            Err(Stop::TimedOut) => return None,
+            Err(Stop::Interrupted) => {}
         }
     }
 }

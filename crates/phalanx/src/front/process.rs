@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -372,37 +372,37 @@ impl Builder {
         R: Serialize + DeserializeOwned,
         F: Fn(A) -> R + Copy + 'static,
     {
-        self.start(task::of_process(function), &|bytes| {
-            codec::encode_into(&argument, bytes)
-        })
+        self.start(task::of_process(function), &|| codec::encode(&argument))
     }
 
     /// The part that does not depend on types.
     fn start<R>(
         &self,
         function: Function,
-        write_argument: &dyn Fn(Vec<u8>) -> Result<Vec<u8>>,
+        write_argument: &dyn Fn() -> Result<Vec<u8>>,
     ) -> Result<Process<R>> {
         child::check_ready()?;
         reap_left();
         let arena = Arena::get()?;
         let name = self.name.clone().unwrap_or_else(next_name);
+        let member = Reserved::new(arena)?;
+        let mailbox = channel::Queue::new(None)?;
+        mailbox.core().book_for(member.id)?;
+        let (argument, descriptors) = handle::for_child(member.id, write_argument)?;
         let request = Request {
             program: program::identity()?,
             function: program::name_of(function)?,
             name: name.clone(),
             die_with: self.die_with_parent.then(std::process::id),
+            descriptors: descriptors.iter().map(AsRawFd::as_raw_fd).collect(),
         };
-        let member = Reserved::new(arena)?;
-        let mailbox = channel::Queue::new(None)?;
-        mailbox.core().book_for(member.id)?;
-        let bytes = handle::for_child(member.id, || write_argument(request.encode()?))?;
-        let parts = [bytes.as_slice()];
+        let request = request.encode()?;
+        let parts = [request.as_slice(), argument.as_slice()];
         let mut letter = mailbox.letter(&parts, Tag::Request as u16, Vec::new())?;
         retry(|| mailbox.put(&mut letter, None))?;
 
         let variable = child::variable(arena, member.id, mailbox.core().handle())?;
-        let pid = self.exec(arena, &variable)?;
+        let pid = self.exec(arena, &descriptors, &variable)?;
         let pidfd = watch::open(pid)?;
         Ok(Process {
             name,
@@ -418,14 +418,16 @@ impl Builder {
         })
     }
 
-    fn exec(&self, arena: &Arena, variable: &str) -> Result<u32> {
+    fn exec(&self, arena: &Arena, descriptors: &[OwnedFd], variable: &str) -> Result<u32> {
         let arguments = std::env::args_os()
             .map(c_string)
             .collect::<Result<Vec<_>>>()?;
         let directory = self.directory.clone().map(c_string).transpose()?;
         let environment = self.environment(variable)?;
+        let mut inherited = vec![arena.fd()];
+        inherited.extend(descriptors.iter().map(AsFd::as_fd));
         let options = spawn::Options {
-            inherited: &[arena.fd()],
+            inherited: &inherited,
             environment: Some(&environment),
             directory: directory.as_deref(),
         };

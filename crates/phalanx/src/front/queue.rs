@@ -153,7 +153,7 @@ impl<T: Serialize> Queue<T> {
             let mut letter = self.raw.letter(&parts, 0, Vec::new())?;
             retry(|| self.raw.put(&mut letter, deadline))
         });
-        sent.map_err(|error| Undelivered { error, item })
+        sent.map_err(|error| Undelivered::new(error, item))
     }
 }
 
@@ -230,6 +230,10 @@ pub struct Undelivered<T> {
 }
 
 impl<T> Undelivered<T> {
+    pub(super) fn new(error: Error, item: T) -> Self {
+        Self { error, item }
+    }
+
     /// The item.
     pub fn into_inner(self) -> T {
         self.item

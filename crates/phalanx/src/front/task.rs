@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::codec;
+use super::{codec, handle};
 use crate::arena::Arena;
 use crate::os::program::{self, Function};
 
@@ -21,6 +21,7 @@ where
             // Counted for this process by its parent, and not among what it has read.
             arena.drop_unclaimed();
         }
+        handle::drop_descriptors();
         // SAFETY: this function is named only where there is an `F`: see the parameter.
         let function = unsafe { program::conjure::<F>() };
         codec::encode(&function(argument))

@@ -51,7 +51,7 @@ impl Memory {
         Ok(Self::of(Shared::attach(family, handle)?))
     }
 
-    fn of(object: Shared<Bytes>) -> Self {
+    pub(crate) fn of(object: Shared<Bytes>) -> Self {
         let (data, len) = object.tail();
         Self { object, data, len }
     }

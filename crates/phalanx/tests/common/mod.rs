@@ -48,6 +48,7 @@ macro_rules! named {
 pub(crate) use named;
 
 /// A `main` that runs the functions as tests.
+#[allow(unused_macros, reason = "a test file may have a main of its own")]
 macro_rules! tests {
     ($($name:ident),* $(,)?) => {
         fn main() -> std::process::ExitCode {
@@ -55,7 +56,7 @@ macro_rules! tests {
         }
     };
 }
-#[allow(unused_imports, reason = "a test file may have a main of its own")]
+#[allow(unused_imports, reason = "as above")]
 pub(crate) use tests;
 
 /// Ends the program if it is not dropped in time.
