@@ -198,7 +198,7 @@ impl Arena {
     /// The header of the block at `offset`, checked to be one.
     pub(super) fn block(&self, offset: Offset) -> Result<&Block> {
         let inside = offset >= HEAP
-            && offset % BLOCK_HEADER == 0
+            && offset.is_multiple_of(BLOCK_HEADER)
             && offset.saturating_add(BLOCK_HEADER) <= self.header().top.load(Acquire);
         if !inside {
             return Err(Error::corrupt(format!("there is no block at {offset:#x}")));

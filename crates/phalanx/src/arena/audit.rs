@@ -69,39 +69,40 @@ impl Arena {
     /// Counts all blocks in use. Takes no lock; exact only while nobody else allocates.
     pub fn usage(&self) -> Usage {
         let mut usage = Usage::default();
-        for (chunk, size) in self.chunks() {
-            let Ok(head) = self.block(chunk) else { break };
-            let class = head.class.load(Relaxed) as usize % layout::CLASSES;
-            if layout::class_size(class) >= LARGE {
-                self.count(chunk, class, &mut usage);
+        for (offset, size) in self.used_blocks() {
+            let Ok(block) = self.block(offset) else {
                 continue;
-            }
-            let step = layout::class_size(class);
-            let mut at = chunk + BLOCK_HEADER;
-            while at + step <= chunk + size && self.block(at).is_ok() {
-                self.count(at, class, &mut usage);
-                at += step;
+            };
+            let what = block.kind.load(Acquire);
+            let pid = MemberId::new(block.owner.load(Relaxed)).and_then(|id| self.pid_of(id));
+            for entry in [
+                usage.kinds.entry(what).or_default(),
+                usage.members.entry(pid).or_default(),
+            ] {
+                entry.0 += 1;
+                entry.1 += size;
             }
         }
         usage
     }
 
-    fn count(&self, offset: Offset, class: usize, usage: &mut Usage) {
-        let Ok(block) = self.block(offset) else {
-            return;
-        };
-        let what = block.kind.load(Acquire);
-        if what == kind::FREE {
-            return;
-        }
-        let size = layout::class_size(class);
-        let pid = MemberId::new(block.owner.load(Relaxed)).and_then(|id| self.pid_of(id));
-        for entry in [
-            usage.kinds.entry(what).or_default(),
-            usage.members.entry(pid).or_default(),
-        ] {
-            entry.0 += 1;
-            entry.1 += size;
-        }
+    /// The blocks that are in use: offset and size, header included.
+    pub(super) fn used_blocks(&self) -> impl Iterator<Item = (Offset, u64)> + '_ {
+        self.chunks()
+            .flat_map(move |(chunk, size)| {
+                let class = self.block(chunk).map_or(0, |b| b.class.load(Relaxed)) as usize;
+                let step = layout::class_size(class % layout::CLASSES);
+                let (first, end) = match step {
+                    LARGE.. => (chunk, chunk + step),
+                    _ => (chunk + BLOCK_HEADER, chunk + size),
+                };
+                (0u64..)
+                    .map(move |i| (first + i * step, step))
+                    .take_while(move |&(at, step)| at + step <= end && self.block(at).is_ok())
+            })
+            .filter(move |&(at, _)| {
+                self.block(at)
+                    .is_ok_and(|b| b.kind.load(Acquire) != kind::FREE)
+            })
     }
 }

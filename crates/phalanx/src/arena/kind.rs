@@ -32,6 +32,10 @@ pub unsafe trait Shareable: Send + Sync + Sized + 'static {
 
     /// Frees what belongs to the object. The last holder is gone; nobody else sees it any more.
     fn reclaim(&self, _arena: &Arena) {}
+
+    /// A member has died, perhaps in the middle of a call on this object: whoever was to be woken
+    /// by it is woken.
+    fn peer_died(&self, _arena: &Arena) {}
 }
 
 /// One entry of `crate::KINDS`: how the last reference to a kind of object is given back, by
@@ -42,6 +46,7 @@ pub(crate) struct KindInfo {
     /// Bytes that an object has at least.
     pub(crate) size: usize,
     pub(crate) reclaim: unsafe fn(*const u8, &Arena),
+    pub(crate) peer_died: unsafe fn(*const u8, &Arena),
 }
 
 impl KindInfo {
@@ -53,11 +58,18 @@ impl KindInfo {
             // SAFETY: the caller says so.
             unsafe { &*object.cast::<T>() }.reclaim(arena);
         }
+        /// # Safety
+        /// As above.
+        unsafe fn peer_died<T: Shareable>(object: *const u8, arena: &Arena) {
+            // SAFETY: the caller says so.
+            unsafe { &*object.cast::<T>() }.peer_died(arena);
+        }
         Self {
             kind: T::KIND,
             name: T::NAME,
             size: size_of::<T>(),
             reclaim: reclaim::<T>,
+            peer_died: peer_died::<T>,
         }
     }
 }

@@ -122,7 +122,7 @@ const _: () = {
     assert!(size_of::<Block>() as u64 == BLOCK_HEADER);
     assert!(size_of::<Chunk>() as u64 == BLOCK_HEADER);
     assert!(size_of::<Slot>() == 64);
-    assert!(HEAP % PAGE as u64 == 0);
+    assert!(HEAP.is_multiple_of(PAGE as u64));
 };
 
 /// Bytes of a block of class `class`, its header included: 128, 192, then four steps per doubling.

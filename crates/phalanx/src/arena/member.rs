@@ -268,6 +268,7 @@ impl Arena {
             / size_of::<Slot>();
         refs::release_table(self, slot);
         self.free_owned_by(id_of(index, state.round));
+        self.tell_of_death();
         slot.pid.store(0, Relaxed);
         slot.start.store(0, Relaxed);
         slot.creator.store(0, Relaxed);

@@ -69,7 +69,7 @@ impl Handle {
     const GENERATIONS: u64 = 1 << 24;
 
     fn new(offset: Offset, generation: u32) -> Self {
-        Self((offset / 64) << 24 | u64::from(generation) % Self::GENERATIONS)
+        Self(((offset / 64) << 24) | (u64::from(generation) % Self::GENERATIONS))
     }
 
     fn offset(self) -> Offset {

@@ -192,6 +192,32 @@ impl Arena {
         Ok(unsafe { &*object.cast::<T>() })
     }
 
+    /// Tells every object that a member has died.
+    pub(super) fn tell_of_death(&self) {
+        for (offset, _) in self.used_blocks() {
+            let kind = self
+                .block(offset)
+                .map_or(kind::FREE, |b| b.kind.load(Acquire));
+            let Some(info) = kind::info(kind) else {
+                continue;
+            };
+            // A reference of our own: the object must not be freed under our hands.
+            let Ok(handle) = self.handle_of(offset) else {
+                continue;
+            };
+            if self.add_ref(handle, kind).is_err() {
+                continue;
+            }
+            if let Ok((object, len)) = self.part(offset, kind)
+                && len >= info.size as u64
+            {
+                // SAFETY: a block of this kind holds such an object, and we hold a reference.
+                unsafe { (info.peer_died)(object, self) };
+            }
+            self.drop_ref(handle);
+        }
+    }
+
     fn drop_ref(&self, handle: Handle) {
         if let Ok(block) = self.block(handle.offset())
             && Handle::new(handle.offset(), block.generation.load(Relaxed)) == handle

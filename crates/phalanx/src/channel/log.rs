@@ -7,24 +7,11 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use crate::arena::{Arena, Buffer, Offset, buffer, kind};
-use crate::error::{Error, Kind, Result};
+use super::message::{Letter, Message, Taken, weight};
+use super::segment::{self, Line, Place, Record, Segment, segment_at};
+use crate::arena::{Arena, buffer, kind};
+use crate::error::{Error, Result};
 use crate::sync::raw::{Guard, RawLock};
-
-/// Payloads up to this size travel inside the segment, longer ones in a buffer of their own.
-pub const INLINE: usize = crate::arena::MIN_BUFFER;
-
-/// Bytes of the first segment and of all others, their heads included.
-const FIRST_SEGMENT: u64 = 4 * 1024;
-const SEGMENT: u64 = 60 * 1024;
-const HEAD: u64 = size_of::<Segment>() as u64;
-
-/// The message's bytes are in its last buffer, not in the record.
-const IN_BUFFER: u16 = 1 << 15;
-
-#[repr(C, align(64))]
-#[derive(Debug)]
-struct Line<T>(T);
 
 /// The shared part of a log; all zeros is an empty one without segments.
 #[repr(C)]
@@ -58,116 +45,34 @@ struct Consumers {
     seen: AtomicU64,
 }
 
-#[repr(C)]
-struct Segment {
-    /// The next segment; set once, together with its first message.
-    next: AtomicU64,
-    /// The number of this segment's first message.
-    base: AtomicU64,
-    commit: Line<AtomicU64>,
-    read: Line<AtomicU64>,
+/// How long to wait for another process that is at the same end of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Not at all: give up if somebody is there.
+    Now,
+    /// As long as it lives.
+    Wait,
 }
 
-/// A place in a segment: bytes (low half) and messages (high half).
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Place {
-    bytes: u32,
-    count: u32,
-}
-
-impl Place {
-    fn of(word: u64) -> Self {
-        Self {
-            bytes: word as u32,
-            count: (word >> 32) as u32,
-        }
-    }
-
-    fn word(self) -> u64 {
-        u64::from(self.count) << 32 | u64::from(self.bytes)
-    }
-
-    fn after(self, bytes: u64) -> Self {
-        Self {
-            bytes: self.bytes + bytes as u32,
-            count: self.count + 1,
+impl Patience {
+    #[inline]
+    fn lock<'a>(self, lock: &'a RawLock, arena: &Arena) -> Option<Guard<'a>> {
+        match self {
+            Self::Now => lock.try_guard(arena),
+            Self::Wait => Some(lock.guard(arena)),
         }
     }
 }
 
-/// What a record begins with.
-#[derive(Clone, Copy, Debug)]
-struct RecordHead {
-    len: u32,
-    buffers: u16,
-    tag: u16,
-}
-
-impl RecordHead {
-    fn word(self) -> u64 {
-        u64::from(self.len) | u64::from(self.buffers) << 32 | u64::from(self.tag) << 48
-    }
-
-    fn of(word: u64) -> Self {
-        Self {
-            len: word as u32,
-            buffers: (word >> 32) as u16,
-            tag: (word >> 48) as u16,
-        }
-    }
-
-    fn size(self) -> u64 {
-        8 + 8 * u64::from(self.buffers) + u64::from(self.len).next_multiple_of(8)
-    }
-}
-
-/// A message taken from a log.
-#[derive(Debug)]
-pub struct Message {
-    /// How many messages were put before this one.
-    pub number: u64,
-    /// What the sender said about the bytes: 15 bits.
-    pub tag: u16,
-    /// The bytes that went along in buffers of their own, in order.
-    pub buffers: Vec<Buffer>,
-    payload: Payload,
-}
-
-#[derive(Debug)]
-enum Payload {
-    Inline(Vec<u8>),
-    Buffer(Buffer),
-}
-
-impl Message {
-    /// The message's bytes.
-    pub fn bytes(&self) -> &[u8] {
-        match &self.payload {
-            Payload::Inline(bytes) => bytes,
-            Payload::Buffer(buffer) => buffer,
-        }
-    }
-
-    /// Whether the bytes came in the log itself, not in a buffer of their own.
-    pub fn is_inline(&self) -> bool {
-        matches!(self.payload, Payload::Inline(_))
-    }
-
-    /// The buffer that the bytes came in, if they did.
-    pub fn into_buffer(self) -> Option<Buffer> {
-        match self.payload {
-            Payload::Inline(_) => None,
-            Payload::Buffer(buffer) => Some(buffer),
-        }
-    }
-
-    /// The message's bytes as a vector; copied only if they came in a buffer.
-    pub fn into_vec(self) -> Vec<u8> {
-        match self.payload {
-            Payload::Inline(bytes) => bytes,
-            Payload::Buffer(buffer) => buffer.to_vec(),
-        }
-    }
+/// What became of a [`Log::push`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// The message is in the log; so many were put before it.
+    Number(u64),
+    /// There is no room for it.
+    NoRoom,
+    /// Another producer is at it, and there was no patience.
+    Busy,
 }
 
 impl Default for Log {
@@ -251,15 +156,15 @@ impl Log {
         if u64::from(place.bytes) + size <= capacity {
             // SAFETY: `segment_at` checked that `capacity` bytes follow the head; what lies behind
             // `commit` is the producers', whose lock we hold.
-            unsafe { write_record(segment, place, head, handles, parts) };
+            unsafe { segment::write_record(segment, place, head, handles, parts) };
             // SYNC: pairs with the Acquire in `peek`. This store publishes the message.
             segment.commit.0.store(place.after(size).word(), Release);
         } else {
-            let fresh = new_segment(arena, number, SEGMENT.max(size + HEAD))?;
+            let fresh = segment::create(arena, number, segment::USUAL.max(size + segment::HEAD))?;
             let (next, _) = segment_at(arena, fresh)?;
             let start = Place { bytes: 0, count: 0 };
             // SAFETY: a new segment with room for the record, which nobody else knows.
-            unsafe { write_record(next, start, head, handles, parts) };
+            unsafe { segment::write_record(next, start, head, handles, parts) };
             next.commit.0.store(start.after(size).word(), Relaxed);
             // SYNC: pairs with the Acquire in `peek`. This store publishes segment and message.
             segment.next.store(fresh, Release);
@@ -282,7 +187,7 @@ impl Log {
             // `head` is set first: killed in between, the next producer starts with it.
             tail = self.consumers.0.head.load(Acquire);
             if tail == 0 {
-                tail = new_segment(arena, 0, FIRST_SEGMENT)?;
+                tail = segment::create(arena, 0, segment::FIRST)?;
                 // SYNC: pairs with the Acquire in `peek`.
                 self.consumers.0.head.store(tail, Release);
             }
@@ -529,267 +434,5 @@ impl Log {
             arena.free(at, kind::SEGMENT);
             at = next;
         }
-    }
-}
-
-/// What [`Log::pop_into`] says about the message whose bytes it copied.
-#[derive(Debug)]
-pub struct Taken {
-    /// How many messages were put before this one.
-    pub number: u64,
-    tag: u16,
-    handles: Vec<u64>,
-}
-
-impl Taken {
-    /// What the sender said about the bytes.
-    pub fn tag(&self) -> u16 {
-        self.tag & !IN_BUFFER
-    }
-
-    /// Whether all of the message is in the bytes that were copied.
-    pub fn is_plain(&self) -> bool {
-        self.handles.is_empty()
-    }
-
-    /// The whole message, whose inline bytes are `bytes`.
-    ///
-    /// # Errors
-    /// `is_corrupt` if one of its buffers is not there.
-    pub fn into_message(self, arena: &'static Arena, bytes: Vec<u8>) -> Result<Message> {
-        let mut buffers = Vec::with_capacity(self.handles.len());
-        for &bits in &self.handles {
-            buffers.push(Buffer::receive(arena, bits)?);
-        }
-        let payload = if self.tag & IN_BUFFER != 0 {
-            Payload::Buffer(
-                buffers
-                    .pop()
-                    .ok_or_else(|| Error::corrupt("a message without its payload"))?,
-            )
-        } else {
-            Payload::Inline(bytes)
-        };
-        Ok(Message {
-            number: self.number,
-            tag: self.tag(),
-            buffers,
-            payload,
-        })
-    }
-}
-
-/// How long to wait for another process that is at the same end of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// Not at all: give up if somebody is there.
-    Now,
-    /// As long as it lives.
-    Wait,
-}
-
-impl Patience {
-    #[inline]
-    fn lock<'a>(self, lock: &'a RawLock, arena: &Arena) -> Option<Guard<'a>> {
-        match self {
-            Self::Now => lock.try_guard(arena),
-            Self::Wait => Some(lock.guard(arena)),
-        }
-    }
-}
-
-/// What became of a [`Log::push`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pushed {
-    /// The message is in the log; so many were put before it.
-    Number(u64),
-    /// There is no room for it.
-    NoRoom,
-    /// Another producer is at it, and there was no patience.
-    Busy,
-}
-
-/// A message ready to be put, whose bytes are `parts` one after the other.
-///
-/// What is large has been copied into the arena already. May be tried as often as it takes; what
-/// was not put is freed with it.
-#[derive(Debug)]
-pub struct Letter<'a> {
-    arena: &'static Arena,
-    head: RecordHead,
-    /// What goes into the segment.
-    parts: &'a [&'a [u8]],
-    handles: Vec<u64>,
-}
-
-impl<'a> Letter<'a> {
-    /// A message of `parts` and `buffers`, with 15 bits of `tag` for the receiver.
-    ///
-    /// # Errors
-    /// `is_arena_full`; `is_too_large` for more than 65,534 buffers.
-    #[inline]
-    pub fn new(
-        arena: &'static Arena,
-        parts: &'a [&'a [u8]],
-        tag: u16,
-        buffers: Vec<Buffer>,
-    ) -> Result<Self> {
-        let len: usize = parts.iter().map(|p| p.len()).sum();
-        let mut letter = Self {
-            arena,
-            head: RecordHead {
-                len: len as u32,
-                buffers: 0,
-                tag: tag & !IN_BUFFER,
-            },
-            parts,
-            handles: Vec::new(),
-        };
-        if len > INLINE || !buffers.is_empty() {
-            letter.enclose(len, buffers)?;
-        }
-        Ok(letter)
-    }
-
-    #[cold]
-    fn enclose(&mut self, len: usize, buffers: Vec<Buffer>) -> Result<()> {
-        if buffers.len() + 1 >= usize::from(u16::MAX) {
-            return Err(Error::new(
-                Kind::TooLarge,
-                format!(
-                    "a message of {} buffers; it may bring at most 65,534",
-                    buffers.len()
-                ),
-            ));
-        }
-        for buffer in buffers {
-            self.handles.push(buffer.send()?);
-        }
-        if len > INLINE {
-            self.handles
-                .push(gather(self.arena, self.parts, len)?.send()?);
-            self.head.len = 0;
-            self.head.tag |= IN_BUFFER;
-            self.parts = &[];
-        }
-        self.head.buffers = self.handles.len() as u16;
-        Ok(())
-    }
-}
-
-impl Drop for Letter<'_> {
-    fn drop(&mut self) {
-        for &bits in &self.handles {
-            buffer::discard(self.arena, bits);
-        }
-    }
-}
-
-/// Bytes of a message's buffers.
-fn weight(arena: &Arena, handles: &[u64]) -> u64 {
-    handles.iter().map(|&bits| buffer::len(arena, bits)).sum()
-}
-
-fn gather(arena: &'static Arena, parts: &[&[u8]], len: usize) -> Result<Buffer> {
-    let mut whole = Buffer::new(arena, len)?;
-    let mut at = 0;
-    for part in parts {
-        whole[at..at + part.len()].copy_from_slice(part);
-        at += part.len();
-    }
-    Ok(whole)
-}
-
-fn new_segment(arena: &Arena, base: u64, len: u64) -> Result<Offset> {
-    let offset = arena.alloc(kind::SEGMENT, len)?;
-    let (segment, _) = segment_at(arena, offset)?;
-    segment.next.store(0, Relaxed);
-    segment.base.store(base, Relaxed);
-    segment.commit.0.store(0, Relaxed);
-    segment.read.0.store(0, Relaxed);
-    Ok(offset)
-}
-
-/// A segment and the bytes it has for records.
-fn segment_at(arena: &Arena, offset: Offset) -> Result<(&'static Segment, u64)> {
-    let (payload, len) = arena.part(offset, kind::SEGMENT)?;
-    if len < HEAD {
-        return Err(Error::corrupt("a segment is too short"));
-    }
-    // SAFETY: a live block with room for the head, aligned to 64; a head is atomics only. It stays
-    // mapped for ever, so that even a stale reference reads nothing worse than wrong numbers.
-    Ok((unsafe { &*payload.cast::<Segment>() }, len - HEAD))
-}
-
-/// # Safety
-/// Behind the segment's head there is room for the record at `place`, and nobody else uses it.
-unsafe fn write_record(
-    segment: &Segment,
-    place: Place,
-    head: RecordHead,
-    handles: &[u64],
-    parts: &[&[u8]],
-) {
-    // SAFETY: the caller says that the record's bytes are ours and inside the block.
-    unsafe {
-        let mut at = std::ptr::from_ref(segment)
-            .cast::<u8>()
-            .cast_mut()
-            .add(HEAD as usize + place.bytes as usize);
-        at.cast::<u64>().write(head.word());
-        at = at.add(8);
-        for &handle in handles {
-            at.cast::<u64>().write(handle);
-            at = at.add(8);
-        }
-        for part in parts {
-            at.copy_from_nonoverlapping(part.as_ptr(), part.len());
-            at = at.add(part.len());
-        }
-    }
-}
-
-/// A record that lies wholly before `commit`.
-struct Record<'a> {
-    head: RecordHead,
-    body: &'a [u8],
-}
-
-impl<'a> Record<'a> {
-    fn at(segment: &'a Segment, place: Place, commit: Place) -> Result<Self> {
-        let damaged = || Error::corrupt("a record reaches past its segment's end");
-        let room = u64::from(commit.bytes.saturating_sub(place.bytes));
-        if place.bytes % 8 != 0 || room < 8 {
-            return Err(damaged());
-        }
-        // SAFETY: `commit` was checked to lie inside the segment, and `place` lies before it; what
-        // lies before `commit` is not written any more until the segment is freed.
-        let body = unsafe {
-            let start = std::ptr::from_ref(segment)
-                .cast::<u8>()
-                .add(HEAD as usize + place.bytes as usize);
-            std::slice::from_raw_parts(start, room as usize)
-        };
-        let (first, _) = body.split_first_chunk::<8>().ok_or_else(damaged)?;
-        let head = RecordHead::of(u64::from_ne_bytes(*first));
-        if head.size() > room {
-            return Err(damaged());
-        }
-        Ok(Self {
-            head,
-            body: &body[8..],
-        })
-    }
-
-    fn handles(&self) -> Vec<u64> {
-        self.body[..8 * usize::from(self.head.buffers)]
-            .chunks_exact(8)
-            .map(|c| u64::from_ne_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]))
-            .collect()
-    }
-
-    fn bytes(&self) -> &'a [u8] {
-        let start = 8 * usize::from(self.head.buffers);
-        &self.body[start..start + self.head.len as usize]
     }
 }

@@ -3,11 +3,14 @@
 
 pub(crate) mod bell;
 pub mod log;
+pub mod message;
 pub mod pipe;
 pub mod queue;
+mod segment;
 #[cfg(test)]
 mod tests;
 pub mod wire;
 
-pub use log::{Letter, Log, Message, Patience, Pushed, Taken};
+pub use log::{Log, Patience, Pushed};
+pub use message::{Letter, Message, Taken};
 pub use queue::Queue;

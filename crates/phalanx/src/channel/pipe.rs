@@ -29,7 +29,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::bell::Bell;
-use super::log::{Letter, Log, Message, Patience, Pushed, Taken};
+use super::log::{Log, Patience, Pushed};
+use super::message::{Letter, Message, Taken};
 use crate::arena::{Arena, Buffer, Handle, Shareable, Shared};
 use crate::error::{Error, Kind, Result};
 use crate::os::spin;

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::time::Instant;
 
 use super::bell::Bell;
-use super::log::{Letter, Log, Message, Patience, Pushed, Taken};
+use super::log::{Log, Patience, Pushed};
+use super::message::{Letter, Message, Taken};
 use crate::arena::{Arena, Buffer, Shareable, Shared};
 use crate::error::{Error, Kind, Result};
 
@@ -31,6 +32,12 @@ unsafe impl Shareable for QueueCore {
 
     fn reclaim(&self, arena: &Arena) {
         self.log.clear(arena);
+    }
+
+    /// The dead member may have been woken for an item and never have taken it.
+    fn peer_died(&self, _arena: &Arena) {
+        self.items.ring(1);
+        self.room.ring(1);
     }
 }
 

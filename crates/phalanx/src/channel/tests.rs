@@ -57,7 +57,7 @@ fn order_and_content_hold_across_segments() {
         if seed >> 33 & 1 == 0 || model.is_empty() {
             let len = match seed >> 40 & 15 {
                 0 => 20_000,
-                1 => super::log::INLINE + (seed >> 50) as usize,
+                1 => super::message::INLINE + (seed >> 50) as usize,
                 _ => (seed >> 50) as usize % 300,
             };
             let bytes: Vec<u8> = (0..len).map(|i| (i as u64 ^ step) as u8).collect();

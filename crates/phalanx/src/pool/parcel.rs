@@ -1,7 +1,7 @@
 //! A message with a head that always lies in the log and a body that may be large.
 
 use crate::arena::{Arena, Buffer};
-use crate::channel::log::{INLINE, Letter, Taken};
+use crate::channel::message::{INLINE, Letter, Taken};
 use crate::error::{Error, Result};
 
 /// In the tag: the body is the last buffer.

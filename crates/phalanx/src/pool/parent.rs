@@ -9,7 +9,7 @@ use super::parcel::{self, Large};
 use super::roster::Stage;
 use super::worker::NOTE;
 use crate::arena::{Buffer, Shared};
-use crate::channel::log::{Patience, Pushed, Taken};
+use crate::channel::{Patience, Pushed, Taken};
 use crate::error::{Error, Kind, Result};
 
 /// The process that submits tasks: exactly one a pool, with any number of threads.

@@ -6,7 +6,7 @@ use super::core::{Phase, PoolCore};
 use super::parcel::{self, Large};
 use super::roster::{Slot, Stage};
 use crate::arena::{Buffer, Shared};
-use crate::channel::log::{Patience, Taken};
+use crate::channel::{Patience, Taken};
 use crate::error::{Error, Kind, Result};
 use crate::sync::Members;
 
