@@ -123,9 +123,9 @@ class _View:
 
 def _rebuild(cls: type[Any], state: tuple[Any, ...]) -> Any:
     """Unpickle a shared object: make one of its class and attach it."""
-    self = cls.__new__(cls)
-    self._attach(*state)
-    return self
+    made: Any = cls.__new__(cls)  # type: ignore[call-overload]
+    made._attach(*state)
+    return made
 
 
 def _owner(lock: Any) -> str:

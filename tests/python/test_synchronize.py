@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import pickle
 import signal
 import threading
 import time
 import warnings
+import weakref
 
 import pytest
 
@@ -511,3 +513,21 @@ def test_abort_and_reset_release_those_who_wait(mp, how):
 def test_a_barrier_needs_a_party(mp):
     with pytest.raises(ValueError, match="at least 1 party"):
         mp.Barrier(0)
+
+
+def test_a_barrier_in_a_cycle_is_collected(mp):
+    class Meeting:
+        def __init__(self):
+            self.barrier = mp.Barrier(1, action=self.begin)
+            self.begun = 0
+
+        def begin(self):
+            self.begun += 1
+
+    meeting = Meeting()
+    meeting.barrier.wait()
+    assert meeting.begun == 1
+    gone = weakref.ref(meeting.barrier)
+    del meeting
+    gc.collect()
+    assert gone() is None

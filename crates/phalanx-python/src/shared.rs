@@ -10,6 +10,7 @@ use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PySlice, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
 
 use crate::arena::{arena, handle_for_pickle};
 use crate::error::to_py;
@@ -277,6 +278,14 @@ impl SynchronizedBase {
         self.guarded
             .set(guarded)
             .map_err(|_| PyRuntimeError::new_err("this synchronized object is initialised already"))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(guarded) = self.guarded.get() else {
+            return Ok(());
+        };
+        visit.call(&guarded.object)?;
+        guarded.lock.traverse(&visit)
     }
 
     /// The object without its lock.

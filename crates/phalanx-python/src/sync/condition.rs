@@ -6,6 +6,7 @@ use std::time::Instant;
 use phalanx::sync;
 use pyo3::exceptions::{PyAssertionError, PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::guarding::Guarding;
 use super::{Args, Kwargs, Object, home, waiting};
@@ -131,6 +132,10 @@ impl Condition {
         _traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         self.lock()?.release(py)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.lock.get().map_or(Ok(()), |lock| lock.traverse(&visit))
     }
 
     /// How many wait and have not been notified.

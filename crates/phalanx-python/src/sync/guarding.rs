@@ -5,6 +5,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::lock::warn;
 use super::{Lock, RLock, home, waiting};
@@ -53,6 +54,15 @@ impl Guarding {
             Self::Lock(lock) => lock.get().release(),
             Self::RLock(lock) => lock.get().release(),
             Self::Other(lock) => lock.call_method0(py, intern!(py, "release")).map(drop),
+        }
+    }
+
+    /// For the garbage collector.
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Lock(lock) => visit.call(lock),
+            Self::RLock(lock) => visit.call(lock),
+            Self::Other(lock) => visit.call(lock),
         }
     }
 

@@ -6,6 +6,7 @@ use phalanx::sync::barrier::{Arrival, Failure};
 use phalanx::sync::{self, Stop};
 use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::{Args, Kwargs, Object, home, waiting};
 
@@ -209,6 +210,11 @@ impl Barrier {
             py.detach(|| turn.release(home)).map_err(|_| broken(py))?;
         }
         Ok(index)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(self.action.get())?;
+        visit.call(self.timeout.get())
     }
 
     /// Makes the barrier as new. Those who wait get a BrokenBarrierError.
