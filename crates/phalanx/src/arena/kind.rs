@@ -33,6 +33,9 @@ pub unsafe trait Shareable: Send + Sync + Sized + 'static {
     /// Frees what belongs to the object. The last holder is gone; nobody else sees it any more.
     fn reclaim(&self, _arena: &Arena) {}
 
+    /// Whether the object wants [`Shareable::peer_died`] to be called.
+    const MINDS_DEATHS: bool = false;
+
     /// A member has died, perhaps in the middle of a call on this object: whoever was to be woken
     /// by it is woken.
     fn peer_died(&self, _arena: &Arena) {}
@@ -46,7 +49,8 @@ pub(crate) struct KindInfo {
     /// Bytes that an object has at least.
     pub(crate) size: usize,
     pub(crate) reclaim: unsafe fn(*const u8, &Arena),
-    pub(crate) peer_died: unsafe fn(*const u8, &Arena),
+    /// If it has to be told of a member's death: how.
+    pub(crate) peer_died: Option<unsafe fn(*const u8, &Arena)>,
 }
 
 impl KindInfo {
@@ -69,7 +73,11 @@ impl KindInfo {
             name: T::NAME,
             size: size_of::<T>(),
             reclaim: reclaim::<T>,
-            peer_died: peer_died::<T>,
+            peer_died: if T::MINDS_DEATHS {
+                Some(peer_died::<T>)
+            } else {
+                None
+            },
         }
     }
 }

@@ -192,13 +192,13 @@ impl Arena {
         Ok(unsafe { &*object.cast::<T>() })
     }
 
-    /// Tells every object that a member has died.
+    /// Tells the objects that mind it that a member has died.
     pub(super) fn tell_of_death(&self) {
         for (offset, _) in self.used_blocks() {
             let kind = self
                 .block(offset)
                 .map_or(kind::FREE, |b| b.kind.load(Acquire));
-            let Some(info) = kind::info(kind) else {
+            let Some((info, tell)) = kind::info(kind).and_then(|i| Some((i, i.peer_died?))) else {
                 continue;
             };
             // A reference of our own: the object must not be freed under our hands.
@@ -212,7 +212,7 @@ impl Arena {
                 && len >= info.size as u64
             {
                 // SAFETY: a block of this kind holds such an object, and we hold a reference.
-                unsafe { (info.peer_died)(object, self) };
+                unsafe { tell(object, self) };
             }
             self.drop_ref(handle);
         }

@@ -34,6 +34,8 @@ unsafe impl Shareable for QueueCore {
         self.log.clear(arena);
     }
 
+    const MINDS_DEATHS: bool = true;
+
     /// The dead member may have been woken for an item and never have taken it.
     fn peer_died(&self, _arena: &Arena) {
         self.items.ring(1);
