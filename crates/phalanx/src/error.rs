@@ -38,6 +38,27 @@ pub(crate) enum Kind {
     Os,
 }
 
+impl Kind {
+    const ALL: [Self; 16] = [
+        Self::Timeout,
+        Self::Interrupted,
+        Self::Closed,
+        Self::Full,
+        Self::Empty,
+        Self::Foreign,
+        Self::Gone,
+        Self::ArenaFull,
+        Self::PeerDeath,
+        Self::Unsupported,
+        Self::Invalid,
+        Self::Broken,
+        Self::TooLarge,
+        Self::Corrupt,
+        Self::Panic,
+        Self::Os,
+    ];
+}
+
 impl Error {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
@@ -61,6 +82,30 @@ impl Error {
         Self {
             exit: Some(status),
             ..self
+        }
+    }
+
+    /// The same once more, for another one who waited.
+    pub(crate) fn again(&self) -> Self {
+        Self {
+            exit: self.exit,
+            ..Self::new(self.kind, self.to_string())
+        }
+    }
+
+    /// For another process of the same program.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![self.kind as u8];
+        bytes.extend(self.to_string().into_bytes());
+        bytes
+    }
+
+    /// What [`to_bytes`](Self::to_bytes) made bytes of.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        let (&kind, text) = bytes.split_first().unwrap_or((&u8::MAX, &[]));
+        match Kind::ALL.into_iter().find(|&k| k as u8 == kind) {
+            Some(kind) => Self::new(kind, String::from_utf8_lossy(text)),
+            None => Self::corrupt("an error of another process"),
         }
     }
 

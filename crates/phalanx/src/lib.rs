@@ -15,8 +15,8 @@ mod testing;
 pub use error::{Error, Result};
 pub use front::{
     Array, Barrier, Builder, Condition, Event, Lock, Mutex, MutexGuard, Number, Permit, Pipe,
-    Plain, Process, Queue, RLock, RLockGuard, Receiver, Semaphore, Sender, Undelivered, Value,
-    Waited, Word, init, process_name,
+    Plain, Pool, Process, Queue, RLock, RLockGuard, Receiver, Results, Semaphore, Sender, Task,
+    Undelivered, Value, Waited, Word, init, process_name,
 };
 pub use process::ExitStatus;
 

@@ -218,7 +218,7 @@ fn serve(mailbox: &channel::Queue) -> i32 {
     let outcome = catch_unwind(AssertUnwindSafe(|| run(mailbox)));
     let (tag, bytes, code) = match outcome {
         Ok(Ok(result)) => (Tag::Result, result, 0),
-        Ok(Err(error)) => (Tag::Failure, error.to_string().into_bytes(), FAILED),
+        Ok(Err(error)) => (Tag::Failure, error.to_bytes(), FAILED),
         Err(panic) => (Tag::Panic, panic_text(&*panic).into_bytes(), PANICKED),
     };
     match deliver(mailbox, tag, &bytes) {

@@ -4,15 +4,18 @@
 //!
 //! * `child`: [`init`], and what a started child does; `process`: starting it and waiting for it
 //! * `task`: functions as work; `codec`: values as bytes; `handle`: shared objects inside values
+//! * `pool`: tasks and their results; `crew`: the workers that run them
 //! * `queue`, `pipe`, `mutex`, `value`, `sync`: typed faces of the layers below; `plain`: what may
 //!   lie in shared memory as it is
 
 mod child;
 mod codec;
+mod crew;
 mod handle;
 mod mutex;
 mod pipe;
 mod plain;
+mod pool;
 mod process;
 mod queue;
 mod sync;
@@ -24,6 +27,7 @@ pub(crate) use mutex::MutexCore;
 pub use mutex::{Lock, Mutex, MutexGuard};
 pub use pipe::{Pipe, Receiver, Sender};
 pub use plain::Plain;
+pub use pool::{Pool, Results, Task};
 pub use process::{Builder, Process};
 pub use queue::{Queue, Undelivered};
 pub use sync::{Barrier, Condition, Event, Permit, RLock, RLockGuard, Semaphore, Waited};

@@ -256,7 +256,7 @@ impl<R> Process<R> {
         let error = match Tag::of(message.tag) {
             Some(Tag::Result) => return codec::decode(message.bytes()),
             Some(Tag::Panic) => Error::new(Kind::Panic, format!("{self} panicked: {}", text())),
-            Some(Tag::Failure) => Error::new(Kind::Invalid, format!("{self} failed: {}", text())),
+            Some(Tag::Failure) => Error::from_bytes(message.bytes()),
             Some(Tag::Request) if status.signal().is_none() => Error::new(
                 Kind::Invalid,
                 format!(

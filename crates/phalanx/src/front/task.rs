@@ -28,6 +28,21 @@ where
     }
 }
 
+/// The function of a pool's task: reads the argument, calls `F`, writes the result.
+pub(super) fn of_task<A, R, F>(_: F) -> Function
+where
+    A: DeserializeOwned,
+    R: Serialize,
+    F: Fn(A) -> R + Copy + 'static,
+{
+    const { assert_captures_nothing::<F>() };
+    |bytes| {
+        // SAFETY: as in `of_process`.
+        let function = unsafe { program::conjure::<F>() };
+        codec::encode(&function(codec::decode(bytes)?))
+    }
+}
+
 /// Stops the build if an `F` holds something that another process would not have.
 const fn assert_captures_nothing<F>() {
     assert!(

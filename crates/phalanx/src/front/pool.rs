@@ -1,0 +1,564 @@
+//! A pool of processes that run tasks.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::crew::{Crew, Ended, Tag};
+use super::{child, codec, deadline, task};
+use crate::arena::Buffer;
+use crate::error::{Error, Kind, Result};
+use crate::os::program::{self, Function};
+use crate::pool::{Delivery, Parent, Ticket};
+use crate::sync::SLICE;
+
+/// Tasks of an `imap` that are under way or unread, for each worker.
+const WINDOW: usize = 8;
+
+/// Processes that wait for tasks: functions to call, with their arguments.
+///
+/// ```
+/// use phalanx::Pool;
+///
+/// fn main() -> phalanx::Result<()> {
+///     phalanx::init();
+///     let pool = Pool::new(2)?;
+///     assert_eq!(pool.map(0..5, |n| n * n)?, [0, 1, 4, 9, 16]);
+///     assert_eq!(pool.apply(|word: String| word.len(), "four".into())?, 4);
+///     pool.join()
+/// }
+/// ```
+///
+/// Tasks are functions and closures that capture nothing, as for [`Process`](crate::Process);
+/// arguments and results go by serde. Any thread may submit tasks and wait for them.
+///
+/// # When a process dies
+/// The death of a worker costs the task it runs, and no other: that task's error `is_peer_death`,
+/// and says how the worker ended. Another worker takes its place. The workers are killed when this
+/// process ends, in whatever way, and when the pool and all its [`Task`]s are dropped.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    parent: Parent,
+    size: usize,
+    crew: Mutex<Crew>,
+    /// Held while results are taken from the workers: so none is under way when one is struck off.
+    space: Mutex<Vec<u8>>,
+    arrived: Mutex<HashMap<u64, VecDeque<(u64, Outcome)>>>,
+    /// Counts what has been put there.
+    news: AtomicU64,
+    next_job: AtomicU64,
+}
+
+/// What came of a task: bytes to decode, or why there are none.
+type Outcome = Result<Body>;
+
+#[derive(Debug)]
+enum Body {
+    Inline(Vec<u8>),
+    Large(Buffer),
+}
+
+impl Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Inline(bytes) => bytes,
+            Self::Large(buffer) => buffer,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    /// A pool of so many worker processes, which are started now.
+    ///
+    /// # Errors
+    /// `is_invalid` for 0 workers, or if [`init`](crate::init) was not called in `main`; else as
+    /// [`Process::spawn`](crate::Process::spawn).
+    pub fn new(workers: usize) -> Result<Self> {
+        if workers == 0 {
+            return Err(Error::new(Kind::Invalid, "a pool needs at least 1 worker"));
+        }
+        child::check_ready()?;
+        let parent = Parent::new()?;
+        let crew = Crew::new(workers, &parent)?;
+        let inner = Inner {
+            parent,
+            size: workers,
+            crew: Mutex::new(crew),
+            space: Mutex::default(),
+            arrived: Mutex::default(),
+            news: AtomicU64::new(0),
+            next_job: AtomicU64::new(0),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// How many workers the pool has when all live.
+    pub fn workers(&self) -> usize {
+        self.inner.size
+    }
+
+    /// The process ids of the workers.
+    pub fn worker_ids(&self) -> Vec<u32> {
+        lock(&self.inner.crew).pids()
+    }
+
+    /// Calls `function` with `argument` in a worker, and waits for the result.
+    ///
+    /// # Errors
+    /// `is_panic` if the function panicked, `is_peer_death` if its worker died; `is_arena_full`,
+    /// `is_unsupported` if a type cannot be sent; what a shared object in the result says
+    /// (`is_gone`).
+    pub fn apply<A, R, F>(&self, function: F, argument: A) -> Result<R>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        F: Fn(A) -> R + Copy + 'static,
+    {
+        self.spawn(function, argument)?.join()
+    }
+
+    /// Has a worker call `function` with `argument`, and does not wait.
+    ///
+    /// # Errors
+    /// `is_arena_full`, `is_unsupported` if the argument's type cannot be sent.
+    pub fn spawn<A, R, F>(&self, function: F, argument: A) -> Result<Task<R>>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        F: Fn(A) -> R + Copy + 'static,
+    {
+        let job = Job::new(&self.inner);
+        job.submit(0, task::of_task(function), &argument)?;
+        Ok(Task {
+            job,
+            taken: false,
+            result: PhantomData,
+        })
+    }
+
+    /// Calls `function` with each of `items`, and gives the results in their order.
+    ///
+    /// All items are taken and sent at once; see [`imap`](Self::imap) for more than fit into
+    /// memory. Each is a task of its own.
+    ///
+    /// # Errors
+    /// If some of the calls fail, all others are still waited for, and then the error of the first
+    /// is returned; see [`map_each`](Self::map_each) for all of them, and [`apply`](Self::apply)
+    /// for what there may be.
+    pub fn map<I, A, R, F>(&self, items: I, function: F) -> Result<Vec<R>>
+    where
+        I: IntoIterator<Item = A>,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        F: Fn(A) -> R + Copy + 'static,
+    {
+        self.map_each(items, function).into_iter().collect()
+    }
+
+    /// As [`map`](Self::map), with a result or an error for each item.
+    pub fn map_each<I, A, R, F>(&self, items: I, function: F) -> Vec<Result<R>>
+    where
+        I: IntoIterator<Item = A>,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        F: Fn(A) -> R + Copy + 'static,
+    {
+        self.results(items.into_iter(), function, usize::MAX, true)
+            .collect()
+    }
+
+    /// Calls `function` with each of `items`, and gives the results in their order, as they are
+    /// asked for.
+    ///
+    /// Only some items (8 for each worker) are taken ahead, so there may be any number of them.
+    /// Each is a task of its own.
+    pub fn imap<I, A, R, F>(&self, items: I, function: F) -> Results<I::IntoIter, R>
+    where
+        I: IntoIterator<Item = A>,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        F: Fn(A) -> R + Copy + 'static,
+    {
+        self.results(items.into_iter(), function, self.inner.size * WINDOW, true)
+    }
+
+    /// As [`imap`](Self::imap), with the results in the order in which they come.
+    pub fn imap_unordered<I, A, R, F>(&self, items: I, function: F) -> Results<I::IntoIter, R>
+    where
+        I: IntoIterator<Item = A>,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        F: Fn(A) -> R + Copy + 'static,
+    {
+        self.results(items.into_iter(), function, self.inner.size * WINDOW, false)
+    }
+
+    fn results<I, R, F>(&self, items: I, function: F, window: usize, order: bool) -> Results<I, R>
+    where
+        I: Iterator<Item: Serialize + DeserializeOwned>,
+        R: Serialize + DeserializeOwned,
+        F: Fn(I::Item) -> R + Copy + 'static,
+    {
+        Results {
+            job: Job::new(&self.inner),
+            items: Some(items),
+            function: task::of_task(function),
+            window,
+            order,
+            submitted: 0,
+            given: 0,
+            due: 0,
+            early: BTreeMap::new(),
+            result: PhantomData,
+        }
+    }
+
+    /// Takes no more tasks, waits until all are done, and for the end of the workers.
+    ///
+    /// # Errors
+    /// `is_peer_death` if all workers are dead and none can be started.
+    pub fn join(self) -> Result<()> {
+        let inner = &self.inner;
+        inner.parent.close();
+        loop {
+            inner.collect()?;
+            inner.look()?;
+            let mut crew = lock(&inner.crew);
+            if crew.is_empty() {
+                return Ok(());
+            }
+            crew.wait_for_an_end();
+        }
+    }
+}
+
+impl Inner {
+    /// Files all results that have come.
+    fn collect(&self) -> Result<()> {
+        let mut space = lock(&self.space);
+        self.collect_into(&mut space)
+    }
+
+    fn collect_into(&self, space: &mut Vec<u8>) -> Result<()> {
+        while let Some(delivery) = self.parent.collect(space)? {
+            if let Some(ticket) = delivery.ticket {
+                self.file(ticket, self.outcome(delivery, space));
+            }
+        }
+        Ok(())
+    }
+
+    fn outcome(&self, delivery: Delivery, space: &[u8]) -> Outcome {
+        let tag = Tag::of(delivery.tag);
+        let body = if delivery.is_plain() {
+            Body::Inline(delivery.body(space).to_vec())
+        } else {
+            match delivery.large(&self.parent)?.body {
+                Some(buffer) => Body::Large(buffer),
+                None => return Err(Error::corrupt("a result without a body")),
+            }
+        };
+        match tag {
+            Some(Tag::Result) => Ok(body),
+            Some(Tag::Panic) => {
+                let text = String::from_utf8_lossy(&body);
+                let what = format!("a task of the pool panicked: {text}");
+                Err(Error::new(Kind::Panic, what))
+            }
+            Some(Tag::Failure) => Err(Error::from_bytes(&body)),
+            None => Err(Error::corrupt("a pool's result")),
+        }
+    }
+
+    /// Puts what came of a task where its waiter finds it; nobody waits for one of a dropped job.
+    fn file(&self, ticket: Ticket, outcome: Outcome) {
+        if let Some(list) = lock(&self.arrived).get_mut(&ticket.job) {
+            list.push_back((ticket.index, outcome));
+        }
+        // SYNC: pairs with the Acquire in `next`.
+        self.news.fetch_add(1, Release);
+    }
+
+    /// Looks after the workers: files what the dead have lost, and has others started.
+    fn look(&self) -> Result<()> {
+        // Another thread may be at it.
+        let Ok(mut crew) = self.crew.try_lock() else {
+            return Ok(());
+        };
+        let mut ended = Vec::new();
+        let looked = crew.look(&self.parent, &mut ended);
+        for Ended {
+            pid,
+            status,
+            fallen,
+        } in ended
+        {
+            let mut space = lock(&self.space);
+            self.collect_into(&mut space)?;
+            if let Some(ticket) = fallen.task.and_then(|task| self.parent.lose(task)) {
+                let what = format!("worker {pid} of the pool ended with {status} in this task");
+                let error = Error::new(Kind::PeerDeath, what).with_exit(status);
+                self.file(ticket, Err(error));
+            }
+        }
+        looked
+    }
+
+    /// Waits for something of `job`, until `deadline`: what came first, `None` if nothing did.
+    fn next(&self, job: u64, deadline: Option<Instant>) -> Result<Option<(u64, Outcome)>> {
+        let mut looked = Instant::now();
+        loop {
+            // SYNC: pairs with the Release in `file`.
+            let seen = self.news.load(Acquire);
+            if let Some(found) = self.take(job) {
+                return Ok(Some(found));
+            }
+            self.collect()?;
+            if self.news.load(Acquire) != seen {
+                // Some of it may be what another thread sleeps for.
+                self.parent.wake();
+                if let Some(found) = self.take(job) {
+                    return Ok(Some(found));
+                }
+                continue;
+            }
+            let now = Instant::now();
+            if now >= looked + SLICE {
+                looked = now;
+                self.look()?;
+                continue;
+            }
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return Ok(None);
+            }
+            let slice = looked + SLICE;
+            let until = deadline.map_or(slice, |deadline| deadline.min(slice));
+            let woken = self
+                .parent
+                .wait(|| self.news.load(Acquire) != seen, Some(until));
+            match woken {
+                Err(error) if !error.is_timeout() && !error.is_interrupted() => return Err(error),
+                _ => {}
+            }
+        }
+    }
+
+    fn take(&self, job: u64) -> Option<(u64, Outcome)> {
+        lock(&self.arrived).get_mut(&job)?.pop_front()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.parent.stop();
+        lock(&self.crew).end();
+    }
+}
+
+/// Tasks that are waited for together.
+struct Job {
+    inner: Arc<Inner>,
+    id: u64,
+}
+
+impl Job {
+    fn new(inner: &Arc<Inner>) -> Self {
+        let id = inner.next_job.fetch_add(1, Relaxed);
+        lock(&inner.arrived).insert(id, VecDeque::new());
+        Self {
+            inner: Arc::clone(inner),
+            id,
+        }
+    }
+
+    fn submit<A: Serialize>(&self, index: u64, function: Function, argument: &A) -> Result<()> {
+        let head = program::name_of(function)?.to_ne_bytes();
+        let ticket = Ticket {
+            job: self.id,
+            index,
+        };
+        codec::with_encoded(argument, |body| {
+            self.inner
+                .parent
+                .submit(ticket, &head, body, 0, Vec::new())
+                .map(|_| ())
+        })
+    }
+
+    fn next(&self, deadline: Option<Instant>) -> Result<Option<(u64, Outcome)>> {
+        self.inner.next(self.id, deadline)
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        lock(&self.inner.arrived).remove(&self.id);
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Job({})", self.id)
+    }
+}
+
+fn decode<R: DeserializeOwned>(outcome: Outcome) -> Result<R> {
+    codec::decode(&outcome?)
+}
+
+/// A call that a [`Pool`] makes, and its result to come: see [`Pool::spawn`].
+///
+/// Dropping it does not end the call; its result is then dropped when it comes.
+#[derive(Debug)]
+#[must_use = "the result is lost unless it is joined"]
+pub struct Task<R> {
+    job: Job,
+    taken: bool,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R: DeserializeOwned> Task<R> {
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// As [`Pool::apply`]; `is_invalid` if the result was taken by
+    /// [`join_timeout`](Self::join_timeout).
+    pub fn join(mut self) -> Result<R> {
+        self.join_until(None)
+    }
+
+    /// Gives the result if it has come. Never blocks for long.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub fn try_join(&mut self) -> Result<Option<R>> {
+        match self.join_until(Some(Instant::now())) {
+            Err(error) if error.is_timeout() => Ok(None),
+            done => done.map(Some),
+        }
+    }
+
+    /// Waits for the result for `timeout` at most.
+    ///
+    /// # Errors
+    /// `is_timeout`, and the call goes on; else as [`join`](Self::join).
+    pub fn join_timeout(&mut self, timeout: Duration) -> Result<R> {
+        self.join_until(deadline(timeout))
+    }
+
+    fn join_until(&mut self, deadline: Option<Instant>) -> Result<R> {
+        if self.taken {
+            let what = "the result of this task has been taken already";
+            return Err(Error::new(Kind::Invalid, what));
+        }
+        match self.job.next(deadline)? {
+            Some((_, outcome)) => {
+                self.taken = true;
+                decode(outcome)
+            }
+            None => Err(Error::new(
+                Kind::Timeout,
+                "the task's result has not come in time",
+            )),
+        }
+    }
+}
+
+/// The results of [`Pool::imap`] and its like, each a [`Result`].
+///
+/// Dropping it ends no call that is under way, and begins no other.
+#[derive(Debug)]
+pub struct Results<I, R> {
+    job: Job,
+    items: Option<I>,
+    function: Function,
+    window: usize,
+    order: bool,
+    submitted: u64,
+    given: u64,
+    /// Submitted, and nothing has come of them yet.
+    due: usize,
+    /// What came before its turn.
+    early: BTreeMap<u64, Outcome>,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<I: Iterator<Item: Serialize>, R> Results<I, R> {
+    /// Submits as many items as the window allows.
+    fn fill(&mut self) {
+        while self.due + self.early.len() < self.window {
+            let Some(item) = self.items.as_mut().and_then(Iterator::next) else {
+                self.items = None;
+                return;
+            };
+            let index = self.submitted;
+            self.submitted += 1;
+            match self.job.submit(index, self.function, &item) {
+                Ok(()) => self.due += 1,
+                Err(error) => drop(self.early.insert(index, Err(error))),
+            }
+        }
+    }
+
+    fn next_outcome(&mut self) -> Option<Outcome> {
+        loop {
+            self.fill();
+            let ready = match self.early.first_entry() {
+                Some(first) if !self.order || *first.key() == self.given => Some(first.remove()),
+                _ => None,
+            };
+            if let Some(outcome) = ready {
+                self.given += 1;
+                return Some(outcome);
+            }
+            if self.due == 0 {
+                return None;
+            }
+            match self.job.next(None) {
+                Ok(Some((index, outcome))) => {
+                    self.due -= 1;
+                    self.early.insert(index, outcome);
+                }
+                Ok(None) => {}
+                // Nothing more will come: each that is due has this error.
+                Err(error) => {
+                    self.due = 0;
+                    for index in self.given..self.submitted {
+                        self.early
+                            .entry(index)
+                            .or_insert_with(|| Err(error.again()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<I: Iterator<Item: Serialize>, R: DeserializeOwned> Iterator for Results<I, R> {
+    type Item = Result<R>;
+
+    fn next(&mut self) -> Option<Result<R>> {
+        self.next_outcome().map(decode)
+    }
+}
