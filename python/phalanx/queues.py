@@ -7,6 +7,7 @@ are exact. A process killed at any moment leaves the queue working for all other
 
 from __future__ import annotations
 
+from functools import cached_property
 from queue import Empty, Full
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -29,11 +30,92 @@ def _rebuild(cls: type[_Base[Any]], family: int, handle: int) -> _Base[Any]:
     return queue
 
 
+class _End:
+    """A queue as one of the two connections that the standard library's has inside.
+
+    For libraries that poll `queue._reader` or send through `queue._writer`: what goes through them
+    and what goes through `put` and `get` are the same items.
+    """
+
+    readable: bool
+    writable: bool
+
+    def __init__(self, queue: _Base[Any], readable: bool) -> None:
+        self._queue = queue
+        self.readable = readable
+        self.writable = not readable
+        self._shut = False
+
+    @property
+    def closed(self) -> bool:
+        """True once this end, or the queue, was closed by this process."""
+        return self._shut or self._queue._closed
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise OSError("handle is closed")
+
+    def close(self) -> None:
+        """Closes this end only."""
+        self._shut = True
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while the queue has items."""
+        self._check_open()
+        return self._queue._fileno()
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Whether there is an item within `timeout` seconds (None: wait for ever)."""
+        self._check_open()
+        return self._queue._poll(timeout)
+
+    def recv(self) -> Any:
+        """Takes an item; blocks until there is one."""
+        self._check_open()
+        return self._queue._take()
+
+    def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        """Takes an item as a pickle; blocks until there is one."""
+        self._check_open()
+        pickled, item = self._queue._get_pickle()
+        if pickled is None:
+            from .reduction import ForkingPickler
+
+            pickled = bytes(ForkingPickler.dumps(item))
+        if maxlength is not None and len(pickled) > maxlength:
+            raise OSError("bad message length")
+        return pickled
+
+    def send(self, obj: Any) -> None:
+        """Puts an item."""
+        self._check_open()
+        self._queue.put(obj)
+
+    def send_bytes(self, buf: Any, offset: int = 0, size: int | None = None) -> None:
+        """Puts an item that has been pickled already."""
+        self._check_open()
+        view = memoryview(buf).cast("B")[offset:]
+        self._queue._put_pickle(bytes(view if size is None else view[:size]))
+
+
 class _Base(_phalanx.Queue, Generic[T]):
     """What all queues have in common."""
 
+    @cached_property
+    def _reader(self) -> _End:
+        return _End(self, readable=True)
+
+    @cached_property
+    def _writer(self) -> _End:
+        return _End(self, readable=False)
+
+    def _take(self) -> T:
+        item: T = self.get()
+        return item
+
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {name: value for name, value in self.__dict__.items() if name != "_ctx"}
+        own = ("_ctx", "_reader", "_writer")
+        state = {name: value for name, value in self.__dict__.items() if name not in own}
         return _rebuild, (type(self), *self._handle_for_pickle()), state or None
 
     def _unpicklable(self, error: BaseException, obj: Any) -> None:

@@ -431,6 +431,57 @@ def test_bad_arguments(mp):
         Forgetful().put(1)
 
 
+def test_the_ends_that_libraries_reach_for(ctx):
+    from phalanx.connection import wait
+    from phalanx.reduction import ForkingPickler
+
+    first, second = ctx.Queue(), ctx.SimpleQueue()
+    assert wait([first._reader, second._reader], 0) == []
+    process = ctx.Process(target=put_all, args=(second, ["a", {"b"}]))
+    process.start()
+    assert wait([first._reader, second._reader], 30) == [second._reader]
+    assert second._reader.recv() == "a"
+    assert second._reader.poll(30)
+    assert ForkingPickler.loads(second._reader.recv_bytes()) == {"b"}
+    process.join()
+    assert not second._reader.poll() and wait([second._reader], 0) == []
+    first._writer.send_bytes(ForkingPickler.dumps([1, 2]))
+    first._writer.send((3,))
+    assert wait([first._reader], 30) == [first._reader]
+    assert first.get() == [1, 2]
+    assert ForkingPickler.loads(first._reader.recv_bytes()) == (3,)
+    second.close()
+    assert second._reader.closed and second._writer.closed
+    with pytest.raises(OSError, match="closed"):
+        second._reader.fileno()
+
+
+def test_asyncio_can_wait_for_a_queue(mp):
+    import asyncio
+
+    q = mp.Queue()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        got = []
+        done = asyncio.Event()
+
+        def ready():
+            got.append(q.get())
+            if len(got) == 3:
+                done.set()
+
+        loop.add_reader(q._reader.fileno(), ready)
+        q.put(1)
+        loop.call_soon(q.put, 2)
+        await asyncio.to_thread(q.put, 3)
+        await done.wait()
+        loop.remove_reader(q._reader.fileno())
+        return got
+
+    assert sorted(asyncio.run(main())) == [1, 2, 3]
+
+
 def test_classes(mp):
     assert isinstance(mp.Queue(), Queue)
     assert isinstance(mp.JoinableQueue(), JoinableQueue) and issubclass(JoinableQueue, Queue)

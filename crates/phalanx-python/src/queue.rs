@@ -11,7 +11,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyList;
+use pyo3::types::{PyBytes, PyList};
 
 use crate::arena::{arena, attach, handle_for_pickle};
 use crate::codec;
@@ -274,6 +274,44 @@ impl Queue {
     #[getter]
     fn _closed(&self) -> bool {
         self.closed.load(Relaxed)
+    }
+
+    /// A descriptor that is readable while there is something to take.
+    fn _fileno(&self) -> PyResult<i32> {
+        self.native()?.exposed_fd().map_err(to_py)
+    }
+
+    /// Whether there is something to take within `timeout` seconds, None: for ever.
+    fn _poll(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        let queue = self.native()?;
+        let deadline = deadline(timeout)?;
+        loop {
+            if !queue.is_empty().map_err(to_py)? {
+                return Ok(true);
+            }
+            match blocking(py, || queue.wait_for_item(deadline))? {
+                Err(error) if error.is_empty() => return Ok(false),
+                done => done.map_err(to_py)?,
+            }
+        }
+    }
+
+    /// Puts an object that has been pickled already.
+    fn _put_pickle(&self, py: Python<'_>, pickle: &[u8]) -> PyResult<()> {
+        self.send(py, pickle, codec::tag::PICKLE, Vec::new(), || Ok(None))
+    }
+
+    /// Takes an item as a pickle; None if it was not put as one, or has buffers beside it: then it
+    /// is the second of the pair.
+    fn _get_pickle<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Option<Bound<'py, PyBytes>>, Option<Bound<'py, PyAny>>)> {
+        let message = self.wait(py, None)?;
+        if message.tag == codec::tag::PICKLE && message.buffers.is_empty() {
+            return Ok((Some(PyBytes::new(py, message.bytes())), None));
+        }
+        Ok((None, Some(codec::decode(py, message)?)))
     }
 
     /// Whether anything was ever put.

@@ -162,9 +162,7 @@ class BaseManager:
             conn.close()
         self._state.value = State.STARTED
 
-    def start(
-        self, initializer: Callable[..., object] | None = None, initargs: Any = ()
-    ) -> None:
+    def start(self, initializer: Callable[..., object] | None = None, initargs: Any = ()) -> None:
         """Start a server process; it ends with this one, if not before.
 
         `initializer(*initargs)` is called in it first.
@@ -351,7 +349,9 @@ class BaseManager:
         method_to_typeid = method_to_typeid or getattr(proxytype, "_method_to_typeid_", None)
         for key, value in dict(method_to_typeid or {}).items():
             if not (isinstance(key, str) and isinstance(value, str)):
-                raise AssertionError(f"method_to_typeid maps names to names, not {key!r}: {value!r}")
+                raise AssertionError(
+                    f"method_to_typeid maps names to names, not {key!r}: {value!r}"
+                )
         cls._registry[typeid] = callable, exposed, method_to_typeid, proxytype
         proxy_types.setdefault(typeid, proxytype)
         if not create_method:
@@ -472,7 +472,9 @@ class SharedMemoryServer(Server):
             address = os.fsdecode(address)
         self.shared_memory_context = _SharedMemoryTracker(f"shm_{address}_{os.getpid()}")
 
-    def create(self, c: Any, typeid: str, /, *args: Any, **kwds: Any) -> tuple[str, tuple[str, ...]]:
+    def create(
+        self, c: Any, typeid: str, /, *args: Any, **kwds: Any
+    ) -> tuple[str, tuple[str, ...]]:
         """Make an object; proxy types with `_shared_memory_proxy` get the tracker as well."""
         if hasattr(self.registry[typeid][-1], "_shared_memory_proxy"):
             kwds["shared_memory_context"] = self.shared_memory_context

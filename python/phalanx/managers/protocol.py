@@ -98,9 +98,7 @@ def convert_to_error(kind: str, result: Any) -> BaseException:
         return error
     if kind in ("#TRACEBACK", "#UNSERIALIZABLE"):
         if not isinstance(result, str):
-            raise TypeError(
-                f"Result {result!r} (kind {kind!r}) type is {type(result)}, not str"
-            )
+            raise TypeError(f"Result {result!r} (kind {kind!r}) type is {type(result)}, not str")
         if kind == "#UNSERIALIZABLE":
             return RemoteError(f"Unserializable message: {result}\n")
         return RemoteError(result)

@@ -257,7 +257,9 @@ def _method(name: str) -> Callable[..., Any]:
 
 
 def MakeProxyType(
-    name: str, exposed: Iterable[str], _cache: dict[Any, type[BaseProxy]] = {}  # noqa: B006
+    name: str,
+    exposed: Iterable[str],
+    _cache: dict[Any, type[BaseProxy]] = {},  # noqa: B006
 ) -> Any:
     """Return a proxy type with the methods named in `exposed`."""
     exposed = tuple(exposed)

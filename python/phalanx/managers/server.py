@@ -193,7 +193,11 @@ class Server:
                 return self._answer(conn, request), None, None
             obj, exposed, result_types = self._find(ident)
             if methodname not in exposed:
-                return self._fall_back(conn, ident, obj, exposed, methodname, args, kwds), None, None
+                return (
+                    self._fall_back(conn, ident, obj, exposed, methodname, args, kwds),
+                    None,
+                    None,
+                )
             function = getattr(obj, methodname)
         except Exception:
             return ("#TRACEBACK", format_exc()), None, None
@@ -263,7 +267,9 @@ class Server:
 
     # Objects ---------------------------------------------------------------------------------
 
-    def create(self, c: Any, typeid: str, /, *args: Any, **kwds: Any) -> tuple[str, tuple[str, ...]]:
+    def create(
+        self, c: Any, typeid: str, /, *args: Any, **kwds: Any
+    ) -> tuple[str, tuple[str, ...]]:
         """Create an object of a registered type; return its ident and its methods' names.
 
         The caller has a reference to it.

@@ -9,6 +9,7 @@ pub mod queue;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod watch;
 pub mod wire;
 
 pub use log::{Log, Patience, Pushed};

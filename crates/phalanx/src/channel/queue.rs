@@ -1,12 +1,15 @@
 //! A queue: a log with a bound on its length, and consumers and producers that sleep.
 
-use std::sync::atomic::AtomicU64;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::bell::Bell;
 use super::log::{Log, Patience, Pushed};
 use super::message::{Letter, Message, Taken};
+use super::watch::{Watch, Watches};
 use crate::arena::{Arena, Buffer, Shareable, Shared};
 use crate::error::{Error, Kind, Result};
 
@@ -22,6 +25,7 @@ pub struct QueueCore {
     /// Messages that were reported as done.
     done: AtomicU64,
     all_done: Bell,
+    watches: Watches,
 }
 
 // SAFETY: repr(C), atomics and a constant; `log` survives the death of its users, and the bells
@@ -51,6 +55,10 @@ unsafe impl Shareable for QueueCore {
 #[derive(Clone, Debug)]
 pub struct Queue {
     core: Shared<QueueCore>,
+    /// This process's descriptor, once somebody has asked for it.
+    watch: Arc<Mutex<Option<Watch>>>,
+    /// Whether there is one: spares consumers the lock.
+    watched: Arc<AtomicBool>,
 }
 
 impl Queue {
@@ -72,12 +80,17 @@ impl Queue {
             room: Bell::new(),
             done: AtomicU64::new(0),
             all_done: Bell::new(),
+            watches: Watches::new(),
         })?))
     }
 
     /// The queue that a handle names.
     pub fn from_core(core: Shared<QueueCore>) -> Self {
-        Self { core }
+        Self {
+            core,
+            watch: Arc::default(),
+            watched: Arc::default(),
+        }
     }
 
     /// The counted object behind the queue: its handle goes to other members.
@@ -123,6 +136,7 @@ impl Queue {
         let put = matches!(core.log.push(letter, patience, room)?, Pushed::Number(_));
         if put {
             core.items.ring(1);
+            core.watches.ring(self.core.arena());
         }
         Ok(put)
     }
@@ -167,8 +181,8 @@ impl Queue {
     /// `is_corrupt`.
     pub fn try_get(&self) -> Result<Option<Message>> {
         let message = self.core.log.pop(self.core.arena())?;
-        if message.is_some() && self.core.bound != u64::MAX {
-            self.core.room.ring(1);
+        if message.is_some() {
+            self.taken();
         }
         Ok(message)
     }
@@ -180,10 +194,51 @@ impl Queue {
     #[inline]
     pub fn try_get_into(&self, bytes: &mut Vec<u8>, patience: Patience) -> Result<Option<Taken>> {
         let taken = self.core.log.pop_into(self.core.arena(), bytes, patience)?;
-        if taken.is_some() && self.core.bound != u64::MAX {
-            self.core.room.ring(1);
+        if taken.is_some() {
+            self.taken();
         }
         Ok(taken)
+    }
+
+    #[inline]
+    fn taken(&self) {
+        if self.core.bound != u64::MAX {
+            self.core.room.ring(1);
+        }
+        if self.watched.load(Relaxed) {
+            self.settle_watch();
+        }
+    }
+
+    #[cold]
+    fn settle_watch(&self) {
+        let core = &*self.core;
+        let arena = self.core.arena();
+        if let Some(watch) = &*self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+            && watch.is_own(arena)
+        {
+            watch.settle(&core.watches, arena, || core.log.is_empty());
+        }
+    }
+
+    /// A descriptor that is readable while there is something to take, as far as this process
+    /// knows: another consumer may be faster. Closed with the queue's last clone in this process.
+    ///
+    /// # Errors
+    /// `is_full` if as many processes as possible poll this queue, or the system's.
+    pub fn exposed_fd(&self) -> Result<RawFd> {
+        let core = &*self.core;
+        let arena = self.core.arena();
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if !watch.as_ref().is_some_and(|w| w.is_own(arena)) {
+            *watch = Some(Watch::new(&core.watches, arena)?);
+            self.watched.store(true, Relaxed);
+        }
+        let Some(own) = watch.as_ref() else {
+            return Err(Error::corrupt("a queue's watch"));
+        };
+        own.settle(&core.watches, arena, || core.log.is_empty());
+        Ok(own.fd().as_raw_fd())
     }
 
     /// Waits until there may be something to take.
@@ -270,5 +325,19 @@ impl Queue {
                 .wait(|| self.unfinished() == 0, deadline)?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.watch) == 1
+            && let Some(watch) = self
+                .watch
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+        {
+            watch.end(&self.core.watches, self.core.arena());
+        }
     }
 }

@@ -328,3 +328,48 @@ fn an_exposed_descriptor_is_readable_when_there_is_something() {
     drop(a);
     assert!(readable(&b));
 }
+
+#[test]
+fn a_watched_queue_is_readable_while_there_is_something() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let queue = Queue::new(None).unwrap();
+    let readable = |time: i64| {
+        let fd = queue.exposed_fd().unwrap();
+        // SAFETY: the queue keeps the descriptor open.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+        let time = Timespec {
+            tv_sec: time,
+            tv_nsec: 0,
+        };
+        poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&time)).unwrap() == 1
+    };
+    put(&queue, &[b"before"], 0);
+    assert!(readable(0));
+    queue.get(None).unwrap();
+    assert!(!readable(0));
+    for _ in 0..20 {
+        let child = in_child(|| {
+            put(&queue, &[b"x"], 0);
+            put(&queue, &[b"y"], 0);
+        });
+        assert!(readable(60));
+        queue.get(None).unwrap();
+        assert!(readable(60));
+        queue.get(None).unwrap();
+        assert!(!readable(0));
+        child.wait();
+    }
+    // Who watched and was killed is forgotten.
+    let (asked, child_queue) = (Queue::new(None).unwrap(), queue.clone());
+    let child = in_child(|| {
+        child_queue.exposed_fd().unwrap();
+        put(&asked, &[], 0);
+        loop {
+            std::thread::park();
+        }
+    });
+    asked.get(None).unwrap();
+    child.kill();
+    put(&queue, &[b"z"], 0);
+    assert!(readable(0));
+}
