@@ -73,7 +73,7 @@ def read(fd: int) -> BaseException | None:
     else:
         (text,) = rest
     error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
-    return error
+    return error  # type: ignore[no-any-return]
 
 
 def _name(error: BaseException) -> str:

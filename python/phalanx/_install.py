@@ -77,7 +77,7 @@ def install() -> None:
     if _finder is not None:
         return
     _finder = _Finder()
-    sys.meta_path.insert(0, _finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _finder)
     for name in [n for n in sys.modules if n == _THERE or n.startswith(_THERE + ".")]:
         del sys.modules[name]
     package = sys.modules[_HERE]

@@ -11,7 +11,6 @@ The loop itself is native; see the module ``process::zygote`` of the crate.
 
 from __future__ import annotations
 
-
 import os
 import signal
 import socket

@@ -215,7 +215,7 @@ class BaseProcess:
     @property
     def daemon(self) -> bool:
         """Whether the process ends with its parent and may have no children."""
-        return self._config.get("daemon", False)
+        return bool(self._config.get("daemon", False))
 
     @daemon.setter
     def daemon(self, daemonic: bool) -> None:
@@ -226,7 +226,7 @@ class BaseProcess:
     @property
     def authkey(self) -> bytes:
         """The key by which processes of the family know each other on a `Connection`."""
-        return self._config["authkey"]
+        return self._config["authkey"]  # type: ignore[no-any-return]
 
     @authkey.setter
     def authkey(self, authkey: bytes) -> None:
@@ -258,7 +258,7 @@ class BaseProcess:
         self._check_closed()
         if self is _current_process:
             return os.getpid()
-        return self._popen and self._popen.pid
+        return None if self._popen is None else self._popen.pid
 
     pid = ident
 

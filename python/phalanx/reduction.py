@@ -74,7 +74,7 @@ def dump_by_value(obj: Any, file: IO[bytes], protocol: int | None = None) -> Non
     Lambdas, closures and what is defined in a ``__main__`` that has no file are pickled with their
     code, by cloudpickle. ImportError if that is not installed.
     """
-    import cloudpickle
+    import cloudpickle  # type: ignore[import-untyped]
 
     pickler = cloudpickle.Pickler(file, protocol)
     pickler.dispatch_table = {
@@ -180,7 +180,7 @@ def _register_all() -> None:
 _register_all()
 
 
-class AbstractReducer(metaclass=ABCMeta):
+class AbstractReducer(metaclass=ABCMeta):  # noqa: B024 (as in the standard library)
     """A base for replacements of this module; see ``context.reducer``."""
 
     ForkingPickler = ForkingPickler

@@ -39,7 +39,7 @@ class DupFd:
     def detach(self) -> int:
         """The descriptor, in the process that unpickled this. To be called once."""
         with _resource_sharer.get_connection(self._id) as conn:
-            return reduction.recv_handle(conn)  # type: ignore[no-any-return]
+            return reduction.recv_handle(conn)
 
 
 class _ResourceSharer:

@@ -8,13 +8,12 @@ end and removes the names that were not taken back. It is started when it is fir
 
 from __future__ import annotations
 
+import _posixshmem  # type: ignore[import-not-found]
 import os
 import signal
 import sys
 import threading
 import warnings
-
-import _posixshmem
 
 from . import spawn, util
 
@@ -87,7 +86,7 @@ class ResourceTracker:
         return self._fd
 
     def reserve(self) -> int | None:
-        """What a child has to inherit to share this process's tracker: the pipe, if there is one."""
+        """What a child has to inherit to share this tracker: the pipe, if there is one."""
         return self._fd
 
     def ensure_running(self) -> None:

@@ -436,7 +436,7 @@ def _args_from_interpreter_flags() -> list[str]:
 
 def _cleanup_tests() -> None:
     """End the helper processes and remove what is left, between CPython's tests."""
-    from test import support
+    from test import support  # type: ignore[import-not-found]
 
     process._cleanup()
     from . import forkserver, resource_tracker
