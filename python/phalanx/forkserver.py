@@ -35,11 +35,10 @@ __all__ = [
 MAXFDS_TO_SEND = 256
 SIGNED_STRUCT = struct.Struct("q")
 
-# What a request says besides its descriptors: parent, place in the family, options, and which of
-# the optional descriptors are there.
-_NOTE = struct.Struct("qQii")
-_HAS_TRACKER, _HAS_ARENA = 1, 2
-_HAS_STREAM = (4, 8, 16)
+# What a request says besides its descriptors: place in the family, options, which standard streams
+# come along, and how many descriptors are for the resource tracker.
+_NOTE = struct.Struct("Qiii")
+_HAS_STREAM = (1, 2, 4)
 
 # Modules that every child uses: imported once, in the server.
 _OURS = ("connection", "context", "process", "queues", "reduction", "spawn", "synchronize", "util")
@@ -135,19 +134,13 @@ class ForkServer:
             self.ensure_running()
             control = self._forkserver_alive_fd
             assert control is not None
-            sent = [file, control]
-            present = 0
-            for bit, fd in (
-                (_HAS_TRACKER, resource_tracker._resource_tracker.reserve()),
-                (_HAS_ARENA, _phalanx.arena_fd()),
-                *((bit, stream) for stream, bit in enumerate(_HAS_STREAM) if _is_open(stream)),
-            ):
-                if fd is not None:
-                    present |= bit
-                    sent.append(fd)
-            note = _NOTE.pack(os.getpid(), member, options, present)
+            tracker = resource_tracker._resource_tracker.reserve()
+            streams = [fd for fd in range(3) if _is_open(fd)]
+            present = sum(_HAS_STREAM[fd] for fd in streams)
+            note = _NOTE.pack(member, options, present, len(tracker))
+            sent = [file, control, _phalanx.arena_fd(), *tracker, *streams, *fds]
             try:
-                return _phalanx.zygote_start(control, note, [*sent, *fds], watched)
+                return _phalanx.zygote_start(control, note, sent, watched)
             except (BrokenPipeError, ConnectionResetError, EOFError):
                 # The server died with the request; another one is started.
                 if attempt == 2:
@@ -250,12 +243,9 @@ def _be_child(zygote: Any) -> None:
 
 
 def _serve(note: bytes, fds: list[int], server: int, parent_sentinel: int) -> int:
-    parent, member, options, present = _NOTE.unpack(note)
-    rest = iter(fds)
-    file = next(rest)
-    _forkserver._forkserver_alive_fd = next(rest)
-    tracker = next(rest) if present & _HAS_TRACKER else None
-    arena = next(rest) if present & _HAS_ARENA else None
+    member, options, present, trackers = _NOTE.unpack(note)
+    file, _forkserver._forkserver_alive_fd, arena, *others = fds
+    tracker, rest = others[:trackers], iter(others[trackers:])
     for stream, bit in enumerate(_HAS_STREAM):
         if present & bit:
             fd = next(rest)

@@ -49,6 +49,10 @@ class Popen:
     def _launch(self, process_obj: BaseProcess) -> None:
         # Before the fork, so that parent and child are of one family.
         _phalanx.ensure_arena()
+        if f"{__package__}.shared_memory" in sys.modules:
+            from .resource_tracker import _resource_tracker
+
+            _resource_tracker.reserve()
         failure = _phalanx.memfd("phalanx-failure")
         parent = os.getpid()
         try:

@@ -54,15 +54,14 @@ class Popen(popen_fork.Popen):
             arena = _phalanx.arena_fd()
             command = spawn.get_command_line(
                 pipe_handle=file,
-                tracker_fd=tracker,
+                tracker_fd=tracker[0],
                 parent_pid=os.getpid(),
                 arena_fd=arena,
                 member=member,
                 options=spawn.options_of(process_obj),
+                **dict(zip(("tracker_read", "tracker_permission"), tracker[1:])),
             )
-            passed = [file, arena, *self._fds]
-            if tracker is not None:
-                passed.append(tracker)
+            passed = [file, arena, *tracker, *self._fds]
             self.pid = util.spawnv_passfds(spawn.get_executable(), command, passed)
             fds.append(sentinel := _phalanx.watch_process(self.pid))
             self._watch(sentinel, file)

@@ -3,14 +3,16 @@
 Phalanx's own objects lie in anonymous memory and need no tracker; named shared memory (the module
 `shared_memory`) does. The tracker reads the names from a pipe. Every process of the program holds
 the pipe's write end, so when the last one has ended, however it did, the tracker sees the pipe's
-end and removes the names that were not taken back. It is started when it is first needed.
+end and removes the names that were not taken back.
+
+It is started when it is first needed, but the pipe is made before the first child, so that all
+processes of a program share one tracker whichever of them starts it: a name that a child has made
+may outlive the child. An eventfd beside the pipe holds the one permission to start the tracker.
 """
 
 from __future__ import annotations
 
-import _posixshmem  # type: ignore[import-not-found]
 import os
-import signal
 import sys
 import threading
 import warnings
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ensure_running", "register", "unregister"]
 
-_HAVE_SIGMASK = True
-_IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_IGNORED_SIGNALS = (2, 15)  # SIGINT, SIGTERM; `signal` takes a while to import
 
 # A line of the pipe has to be written in one piece, which POSIX promises up to this length.
 _LONGEST_LINE = 512
@@ -36,11 +37,17 @@ def cleanup_noop(name: str) -> NoReturn:
     raise RuntimeError("noop should never be registered or cleaned up")
 
 
+def _unlink_shared_memory(name: str) -> None:
+    import _posixshmem  # type: ignore[import-not-found]
+
+    _posixshmem.shm_unlink(name)
+
+
 # Type of resource -> what removes a name of it. Semaphores are not here: ours have no names.
 _CLEANUP_FUNCS: dict[str, Callable[[str], object]] = {
     "noop": cleanup_noop,
     "dummy": lambda name: None,
-    "shared_memory": _posixshmem.shm_unlink,
+    "shared_memory": _unlink_shared_memory,
 }
 
 
@@ -55,6 +62,8 @@ class ResourceTracker:
         self._lock = threading.RLock()
         self._busy = False
         self._fd: int | None = None
+        # The read end and the permission, as long as this process does not know of a tracker.
+        self._reserved: tuple[int, int] | None = None
         self._pid: int | None = None
         self._exitcode: int | None = None
 
@@ -70,6 +79,7 @@ class ResourceTracker:
             try:
                 if self._fd is None:
                     return
+                self._drop_reservation()
                 os.close(self._fd)
                 self._fd = None
                 if self._pid is not None:
@@ -85,15 +95,49 @@ class ResourceTracker:
         assert self._fd is not None
         return self._fd
 
-    def reserve(self) -> int | None:
-        """What a child has to inherit to share this tracker: the pipe, if there is one."""
-        return self._fd
+    def reserve(self) -> list[int]:
+        """What a child has to inherit to share this tracker, which need not run; see `inherit`."""
+        if self._fd is None:
+            with self._lock:
+                if self._fd is None:
+                    read, self._fd = os.pipe()
+                    self._reserved = (read, os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        assert self._fd is not None
+        return [self._fd, *(self._reserved or ())]
+
+    def inherit(self, fds: list[int]) -> None:
+        """In a child: take what the parent's `reserve` gave."""
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        self._fd, *rest = fds
+        self._reserved = (rest[0], rest[1]) if rest else None
+        self._pid = None
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self._busy = False
+        self._pid = None  # it is not a child of this process
+
+    def _drop_reservation(self) -> None:
+        if self._reserved is not None:
+            for fd in self._reserved:
+                os.close(fd)
+            self._reserved = None
 
     def ensure_running(self) -> None:
         """Start the tracker unless this process or an ancestor has."""
         with self._lock:
             self._enter()
             try:
+                if self._reserved is not None:
+                    read, permission = self._reserved
+                    try:
+                        os.eventfd_read(permission)
+                    except BlockingIOError:  # another process has started it
+                        pass
+                    else:
+                        self._pid = self._spawn(read)
+                    self._drop_reservation()
                 if self._fd is not None:
                     if self._check_alive():
                         return
@@ -103,7 +147,15 @@ class ResourceTracker:
                         "Some resources might leak.",
                         stacklevel=2,
                     )
-                self._launch()
+                read, self._fd = os.pipe()
+                try:
+                    self._pid = self._spawn(read)
+                except BaseException:
+                    os.close(self._fd)
+                    self._fd = None
+                    raise
+                finally:
+                    os.close(read)
             finally:
                 self._busy = False
 
@@ -117,34 +169,36 @@ class ResourceTracker:
                 pass
         self._fd = self._pid = self._exitcode = None
 
-    def _launch(self) -> None:
-        passed = []
+    @staticmethod
+    def _spawn(read: int) -> int:
+        """Start a tracker that reads from ``read``; its pid."""
+        import signal
+
+        passed = [read]
         try:
             passed.append(sys.stderr.fileno())
         except Exception:  # there is no stderr
             pass
-        read, write = os.pipe()
+        command = f"from {__name__} import main; main({read})"
+        exe = spawn.get_executable()
+        args = [exe, *util._args_from_interpreter_flags(), "-c", command]
+        # The tracker inherits the mask, so no Ctrl-C ends it before it ignores them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_SIGNALS)
         try:
-            passed.append(read)
-            command = f"from {__name__} import main; main({read})"
-            exe = spawn.get_executable()
-            args = [exe, *util._args_from_interpreter_flags(), "-c", command]
-            # The child inherits the mask, so no Ctrl-C ends it before it ignores them.
-            signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED_SIGNALS)
-            try:
-                self._pid = util.spawnv_passfds(exe, args, passed)
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED_SIGNALS)
-        except BaseException:
-            os.close(write)
-            raise
+            return util.spawnv_passfds(exe, args, passed)
         finally:
-            os.close(read)
-        self._fd = write
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED_SIGNALS)
 
     def _check_alive(self) -> bool:
-        """Whether the pipe still has a reader."""
+        """Whether the tracker runs, or for all that this process can see may run."""
         assert self._fd is not None
+        if self._pid is not None:
+            # The pipe may have other readers: children that have not needed the tracker yet.
+            try:
+                if os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    return False
+            except ChildProcessError:  # somebody else has reaped it, or started it
+                pass
         try:
             os.write(self._fd, b"PROBE:0:noop\n")
         except OSError:
@@ -179,6 +233,9 @@ class ResourceTracker:
 
 
 _resource_tracker = ResourceTracker()
+os.register_at_fork(after_in_child=_resource_tracker._after_fork)
+if spawn.inherited_tracker:
+    _resource_tracker.inherit(spawn.inherited_tracker)
 ensure_running = _resource_tracker.ensure_running
 register = _resource_tracker.register
 unregister = _resource_tracker.unregister
@@ -187,8 +244,10 @@ getfd = _resource_tracker.getfd
 
 def main(fd: int) -> NoReturn:
     """The program of the tracker; ``fd`` is the read end of the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    import signal
+
+    for number in _IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED_SIGNALS)
     for stream in (sys.stdin, sys.stdout):
         try:

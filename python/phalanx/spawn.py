@@ -40,6 +40,10 @@ _DAEMON = 1
 _INSTALL = 2
 
 
+# What `ResourceTracker.reserve` gave in the parent, for when this process imports that module.
+inherited_tracker: list[int] = []
+
+
 # -- which interpreter -----------------------------------------------------------------------------
 
 _python_exe: Any = None
@@ -106,13 +110,16 @@ def spawn_main(
     arena_fd: int | None = None,
     member: int | None = None,
     options: int = 0,
+    tracker_read: int | None = None,
+    tracker_permission: int | None = None,
 ) -> None:
     """The main program of a child of the start method spawn.
 
     Args:
         pipe_handle: the descriptor of the file with what the parent pickled.
         parent_pid: the parent.
-        tracker_fd: the write end of the resource tracker's pipe, if one runs.
+        tracker_fd: the write end of the resource tracker's pipe; ``tracker_read`` and
+            ``tracker_permission`` come with it if no tracker runs yet.
         arena_fd: the family's memory.
         member: the place in the family that the parent has reserved.
         options: see `options_of`.
@@ -122,7 +129,8 @@ def spawn_main(
     if parent_pid is None:
         parent_pid = os.getppid()
     failure = os.dup(pipe_handle)
-    become_child(options, parent_pid, arena_fd, member, tracker_fd, failure)
+    tracker = [fd for fd in (tracker_fd, tracker_read, tracker_permission) if fd is not None]
+    become_child(options, parent_pid, arena_fd, member, tracker, failure)
     os.set_inheritable(pipe_handle, False)
     sys.exit(_main(pipe_handle, _phalanx.watch_process(parent_pid)))
 
@@ -132,7 +140,7 @@ def become_child(
     killer: int,
     arena_fd: int | None,
     member: int | None,
-    tracker_fd: int | None,
+    tracker: list[int],
     failure_fd: int,
 ) -> None:
     """Take the place in the family that was reserved for this process."""
@@ -142,11 +150,11 @@ def become_child(
         _install.install()
     if arena_fd is not None and member is not None:
         _phalanx.adopt(arena_fd, member)
-    if tracker_fd is not None:
-        os.set_inheritable(tracker_fd, False)
-        from .resource_tracker import _resource_tracker
-
-        _resource_tracker._fd = tracker_fd
+    global inherited_tracker
+    inherited_tracker = tracker
+    module = sys.modules.get(f"{__package__}.resource_tracker")
+    if module is not None and tracker:
+        module._resource_tracker.inherit(tracker)
     _failure.use(failure_fd)
 
 
