@@ -11,7 +11,8 @@ and pipes, as long as somebody holds a reference until the receiver has one.
 
 from __future__ import annotations
 
-import tempfile
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -44,13 +45,30 @@ def _is_fork_context(ctx: BaseContext | None) -> bool:
         from . import context
 
         ctx = context._default_context.get_context()
-    return ctx.get_start_method() == "fork"
+    if ctx.get_start_method() == "fork":
+        return True
+    # A tracker that was killed is noticed, replaced and warned of when the next lock is made, as
+    # in the standard library; these locks themselves need none.
+    tracker = sys.modules.get(f"{__package__}.resource_tracker")
+    if tracker is not None and tracker._resource_tracker.reserve() is not None:
+        tracker.ensure_running()
+    return False
+
+
+class _RandomNames:
+    """Random parts of names, for ever."""
+
+    def __iter__(self) -> _RandomNames:
+        return self
+
+    def __next__(self) -> str:
+        return os.urandom(4).hex()
 
 
 class SemLock:
     """The common base of locks and semaphores."""
 
-    _rand = tempfile._RandomNameSequence()  # type: ignore[attr-defined]
+    _rand = _RandomNames()
     _kind = SEMAPHORE
 
     @property
