@@ -413,21 +413,34 @@ pub(crate) fn unpickle<'py>(
     data: &Bound<'py, PyAny>,
     buffers: Vec<Buffer>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let py = data.py();
-    let loads = LOADS
-        .get_or_try_init(py, || {
-            PyResult::Ok(py.import("pickle")?.getattr("loads")?.unbind())
-        })?
-        .bind(py);
     if buffers.is_empty() {
-        return loads.call1((data,));
+        return loads(data.py())?.call1((data,));
     }
-    let views = PyList::empty(py);
+    let views = PyList::empty(data.py());
     for buffer in buffers {
-        views.append(Bound::new(py, ReceivedBuffer::new(buffer))?)?;
+        views.append(Bound::new(data.py(), ReceivedBuffer::new(buffer))?)?;
     }
+    unpickle_with(data, &views)
+}
+
+/// As [`unpickle`], with any objects that have the buffer protocol.
+///
+/// # Errors
+/// Whatever unpickling raises.
+pub(crate) fn unpickle_with<'py>(
+    data: &Bound<'py, PyAny>,
+    buffers: &Bound<'py, PyList>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = data.py();
     let kwargs = PyDict::new(py);
-    kwargs.set_item(intern!(py, "buffers"), views)?;
-    loads.call((data,), Some(&kwargs))
+    kwargs.set_item(intern!(py, "buffers"), buffers)?;
+    loads(py)?.call((data,), Some(&kwargs))
+}
+
+fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let loads = LOADS.get_or_try_init(py, || {
+        PyResult::Ok(py.import("pickle")?.getattr("loads")?.unbind())
+    })?;
+    Ok(loads.bind(py))
 }

@@ -5,6 +5,7 @@ mod buffer;
 mod codec;
 mod connection;
 mod error;
+mod pool;
 mod process;
 mod queue;
 mod shared;
@@ -23,5 +24,6 @@ fn _phalanx(module: &Bound<'_, PyModule>) -> PyResult<()> {
     shared::register(module)?;
     sync::register(module)?;
     queue::register(module)?;
+    pool::register(module)?;
     Ok(())
 }

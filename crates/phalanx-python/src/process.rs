@@ -23,7 +23,7 @@ fn borrow<'a>(fd: i32) -> PyResult<BorrowedFd<'a>> {
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-fn borrow_all<'a>(fds: &[i32]) -> PyResult<Vec<BorrowedFd<'a>>> {
+pub(crate) fn borrow_all<'a>(fds: &[i32]) -> PyResult<Vec<BorrowedFd<'a>>> {
     fds.iter().map(|&fd| borrow(fd)).collect()
 }
 

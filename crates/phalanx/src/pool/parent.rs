@@ -240,6 +240,14 @@ impl Parent {
         slots.map(|s| s.pid()).filter(|&pid| pid != 0).collect()
     }
 
+    /// How many workers have finished their start and not left, as far as is known.
+    pub fn ready(&self) -> usize {
+        let slots = self.core.roster.slots(self.core.arena());
+        slots
+            .filter(|s| s.pid() != 0 && s.stage() == Stage::Ready)
+            .count()
+    }
+
     /// No more tasks will come: workers leave when there are none left.
     pub fn close(&self) {
         self.core.advance(Phase::Closing);

@@ -1,0 +1,124 @@
+//! Threads of the pool's own: the supervisor, and those that read iterables. See `hub`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use phalanx::os::futex;
+use pyo3::prelude::*;
+
+use super::hub::{Hub, SLICE, this_thread};
+use super::job::Job;
+
+/// How long an idle supervisor stays, in case more work comes: starting a thread costs some 80 µs.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// What a thread of the pool does, as a Python callable.
+#[pyclass(frozen, module = "phalanx._phalanx")]
+pub(crate) struct PoolErrand {
+    hub: Arc<Hub>,
+    /// The job whose iterable is read; `None` for the supervisor.
+    job: Option<Arc<Job>>,
+}
+
+#[pymethods]
+impl PoolErrand {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        match &self.job {
+            None => self.hub.supervise(py),
+            Some(job) => self.hub.pump(py, job),
+        }
+    }
+}
+
+impl Hub {
+    /// Starts the supervisor if there is none.
+    ///
+    /// # Errors
+    /// The system's or the interpreter's refusal of a thread.
+    pub(super) fn supervise_from_now(&self, py: Python<'_>) -> PyResult<()> {
+        if self.supervised.swap(true, SeqCst) {
+            return Ok(());
+        }
+        self.start_errand(py, None).inspect_err(|_| {
+            self.supervised.store(false, SeqCst);
+        })
+    }
+
+    /// Starts a thread that reads the job's iterable.
+    ///
+    /// # Errors
+    /// As [`Hub::supervise_from_now`].
+    pub(super) fn read_from_now(&self, py: Python<'_>, job: &Arc<Job>) -> PyResult<()> {
+        self.start_errand(py, Some(Arc::clone(job)))
+    }
+
+    fn start_errand(&self, py: Python<'_>, job: Option<Arc<Job>>) -> PyResult<()> {
+        let Some(hub) = self.me.upgrade() else {
+            return Ok(());
+        };
+        let errand = Bound::new(py, PoolErrand { hub, job })?;
+        self.front().start_thread.call1(py, (errand,)).map(drop)
+    }
+
+    /// Lets the supervisor look.
+    pub(super) fn poke(&self) {
+        self.poke.fetch_add(1, SeqCst);
+        if self.supervised.load(SeqCst) {
+            futex::wake(&self.poke, u32::MAX);
+            self.stir();
+        }
+    }
+
+    /// Waits until there is no supervisor; does nothing in the supervisor itself.
+    pub(super) fn join_supervisor(&self, py: Python<'_>, until: Instant) {
+        if self.supervisor.load(SeqCst) == this_thread() {
+            return;
+        }
+        while self.supervised.load(SeqCst) && Instant::now() < until {
+            self.poke();
+            py.detach(|| std::thread::sleep(Duration::from_millis(1)));
+        }
+    }
+
+    fn supervise(&self, py: Python<'_>) -> PyResult<()> {
+        self.supervisor.store(this_thread(), SeqCst);
+        let mut idle_since = None;
+        loop {
+            let seen = self.poke.load(SeqCst);
+            self.run_callbacks(py);
+            if self.is_stopped() {
+                break;
+            }
+            let now = Instant::now();
+            if !self.is_idle() {
+                idle_since = None;
+                let until = Some(now + SLICE);
+                let result = if self.needs_leader() && self.parent().is_some() {
+                    let due = || self.poke.load(SeqCst) != seen || !self.needs_leader();
+                    self.wait(py, None, &due, until, true).map(drop)
+                } else {
+                    py.detach(|| futex::wait(&self.poke, seen, until));
+                    self.look_if_due(py)
+                };
+                if let Err(error) = result {
+                    error.write_unraisable(py, None);
+                }
+                continue;
+            }
+            let leave = *idle_since.get_or_insert(now) + LINGER;
+            if now < leave {
+                py.detach(|| futex::wait(&self.poke, seen, Some(leave)));
+                continue;
+            }
+            self.supervised.store(false, SeqCst);
+            // A job that came just before the store has not started another supervisor.
+            if self.is_idle() || self.supervised.swap(true, SeqCst) {
+                return Ok(());
+            }
+        }
+        self.supervised.store(false, SeqCst);
+        self.run_callbacks(py);
+        Ok(())
+    }
+}
