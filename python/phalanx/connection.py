@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _phalanx, util
-from .context import AuthenticationError, reduction
+from .context import AuthenticationError, get_spawning_popen, reduction
+from .context import BufferTooShort as BufferTooShort
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -93,22 +94,74 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     Both can send and receive; with `duplex=False` the first can only receive, and the second only
     send.
     """
-    first, second = _phalanx.open_pipe(duplex)
-    if duplex:
-        return Connection(first), Connection(second)
-    return Connection(first, writable=False), Connection(second, readable=False)
+    first, second = Connection.__new__(Connection), Connection.__new__(Connection)
+    _phalanx.join_by_pipe(first, second, duplex)
+    return first, second
 
 
 wait = _phalanx.wait
 
 
+# Pickling connections ------------------------------------------------------------------------
+#
+# A pipe's messages go through the family's memory, so its ends are pickled as a handle there and a
+# descriptor. A pipe that has not been used yet becomes a plain stream, though, when it is pickled
+# for an unknown receiver, which may be of another family.
+
+
 def reduce_connection(conn: Connection) -> tuple[Callable[..., Connection], tuple[Any, ...]]:
-    duplicate = reduction.DupFd(conn.fileno())
-    return rebuild_connection, (duplicate, conn.readable, conn.writable)
+    spawning = get_spawning_popen() is not None
+    shared = conn._share(spawning)
+    how = conn.readable, conn.writable
+    if shared is None:
+        return rebuild_connection, (reduction.DupFd(conn._socket()), *how)
+    if spawning:
+        return rebuild_end, (*shared, reduction.DupFd(conn._socket()), *how)
+    return _SentEnd.detach, (_SentEnd(conn, *shared), *how)
 
 
 def rebuild_connection(duplicate: Any, readable: bool, writable: bool) -> Connection:
     return Connection(duplicate.detach(), readable, writable)
+
+
+def rebuild_end(
+    family: int, handle: int, duplicate: Any, readable: bool, writable: bool
+) -> Connection:
+    conn = Connection.__new__(Connection)
+    conn._attach(family, handle, duplicate.detach(), readable, writable)
+    return conn
+
+
+class _SentEnd:
+    """The end of a pipe on its way to another process of the family.
+
+    It is kept here until it has arrived, whatever its owner does with it meanwhile.
+    """
+
+    def __init__(self, conn: Connection, family: int, handle: int) -> None:
+        from . import resource_sharer
+
+        keeper = Connection.__new__(Connection)
+        keeper._attach(family, handle, os.dup(conn._socket()), True, True)
+
+        def send(receiver: Connection, pid: int) -> None:
+            reduction.send_handle(receiver, keeper._socket(), pid)
+            try:
+                receiver.recv_bytes()
+            except EOFError:
+                pass
+
+        self._handle = family, handle
+        self._id = resource_sharer._resource_sharer.register(send, keeper.close)
+
+    def detach(self, readable: bool, writable: bool) -> Connection:
+        from . import resource_sharer
+
+        with resource_sharer._resource_sharer.get_connection(self._id) as sender:
+            conn = Connection.__new__(Connection)
+            conn._attach(*self._handle, reduction.recv_handle(sender), readable, writable)
+            sender.send_bytes(b"arrived")
+        return conn
 
 
 reduction.register(Connection, reduce_connection)

@@ -1,12 +1,15 @@
 //! Connections: messages over a descriptor.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use phalanx::arena::{Buffer, Handle};
+use phalanx::channel::pipe::{self, End};
 use phalanx::channel::wire::{Incoming, Outgoing, Reader};
+use phalanx::channel::{Message, Patience};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyEOFError, PyOSError, PyValueError};
 use pyo3::intern;
@@ -15,7 +18,12 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::arena::{arena, handle_for_pickle};
+use crate::buffer::ReceivedBuffer;
+use crate::codec;
+use crate::error::to_py;
 use crate::turn::{Turn, count_forks};
+use crate::wait::blocking;
 
 /// An open descriptor, closed with the last user of it.
 #[derive(Debug)]
@@ -56,13 +64,17 @@ impl Drop for Descriptor {
 /// What carries the messages.
 #[derive(Debug)]
 enum Transport {
+    /// A stream that came from elsewhere.
     Fd(Descriptor),
+    /// One end of a pipe of this family, which is a stream, too, once its descriptor was asked for.
+    Pipe(End),
 }
 
 /// A message that was left half written, when a signal handler raised, and has to come first.
 #[derive(Debug, Default)]
 struct Unsent(Vec<u8>);
 
+/// A connection that is open.
 #[derive(Debug)]
 struct Channel {
     transport: Transport,
@@ -70,20 +82,90 @@ struct Channel {
     writing: Turn<Unsent>,
 }
 
+/// The tag, in the arena, of a message that was sent as bytes and not as an object.
+const RAW: u16 = 64;
+
+/// A message that has come.
+enum Body<'a> {
+    /// Through the arena, and copied from there.
+    Plain(u16, &'a [u8]),
+    /// Through the arena, with buffers.
+    Message(Message),
+    /// Over a stream.
+    Wire(Vec<u8>),
+}
+
+/// What a wait for a message in the arena has come to.
+enum Found {
+    Message(Message),
+    End,
+    /// The pipe has become a stream.
+    Stream,
+}
+
+impl AsFd for Channel {
+    /// The descriptor, for use within this file: looking at it decides nothing.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.transport {
+            Transport::Fd(descriptor) => descriptor.as_fd(),
+            Transport::Pipe(end) => end.socket(),
+        }
+    }
+}
+
 impl Channel {
-    fn descriptor(&self) -> &Descriptor {
-        let Transport::Fd(descriptor) = &self.transport;
-        descriptor
+    fn new(transport: Transport) -> Arc<Self> {
+        Arc::new(Self {
+            transport,
+            reading: Turn::default(),
+            writing: Turn::default(),
+        })
     }
 
-    fn send(&self, py: Python<'_>, body: &[u8]) -> PyResult<()> {
+    /// The end of a pipe whose messages go through the arena, unless they go over a stream.
+    fn in_arena(&self) -> Option<&End> {
+        match &self.transport {
+            Transport::Pipe(end) if !end.is_stream() => Some(end),
+            _ => None,
+        }
+    }
+
+    /// The descriptor, for everybody: the pipe becomes a stream if it can, since what becomes of the
+    /// descriptor cannot be known.
+    fn number(&self) -> RawFd {
+        match &self.transport {
+            Transport::Fd(descriptor) => descriptor.number,
+            Transport::Pipe(end) if end.use_stream() => end.socket().as_raw_fd(),
+            Transport::Pipe(end) => end.exposed_fd().as_raw_fd(),
+        }
+    }
+
+    fn send_object(&self, py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<()> {
+        if let Some(end) = self.in_arena().filter(|end| end.use_arena()) {
+            return codec::encode(object, |bytes, tag, buffers| {
+                post(py, end, bytes, tag, buffers)
+            });
+        }
+        let data = pickler(py)?.call_method1(intern!(py, "dumps"), (object,))?;
+        let buffer = PyUntypedBuffer::get(&data)?;
+        self.write_message(py, bytes_of(&buffer))
+    }
+
+    fn send_bytes(&self, py: Python<'_>, bytes: &[u8]) -> PyResult<()> {
+        match self.in_arena().filter(|end| end.use_arena()) {
+            Some(end) => post(py, end, bytes, RAW, Vec::new()),
+            None => self.write_message(py, bytes),
+        }
+    }
+
+    fn write_message(&self, py: Python<'_>, body: &[u8]) -> PyResult<()> {
         let mut unsent = self.writing.take(py)?;
-        let done = self.send_in_turn(py, &mut unsent, body);
+        let done = self.write_in_turn(py, &mut unsent, body);
         self.writing.put(unsent);
         done
     }
 
-    fn send_in_turn(&self, py: Python<'_>, unsent: &mut Unsent, body: &[u8]) -> PyResult<()> {
+    fn write_in_turn(&self, py: Python<'_>, unsent: &mut Unsent, body: &[u8]) -> PyResult<()> {
         if !unsent.0.is_empty() {
             let mut rest = Outgoing::resumed(&unsent.0);
             let done = self.write(py, &mut rest);
@@ -102,11 +184,11 @@ impl Channel {
     /// Writes all of `letter`: once begun, it is finished even on a non-blocking descriptor.
     fn write(&self, py: Python<'_>, letter: &mut Outgoing<'_>) -> PyResult<()> {
         loop {
-            match serving_signals(py, || letter.write_to(self.descriptor())) {
+            match serving_signals(py, || letter.write_to(self)) {
                 Err(Stopped::Io(error))
                     if error.kind() == io::ErrorKind::WouldBlock && letter.is_amid() =>
                 {
-                    let mut fds = [PollFd::new(self.descriptor(), PollFlags::OUT)];
+                    let mut fds = [PollFd::new(self, PollFlags::OUT)];
                     serving_signals(py, || Ok(rustix::event::poll(&mut fds, None)?))?;
                 }
                 done => return Ok(done?),
@@ -114,12 +196,150 @@ impl Channel {
         }
     }
 
-    fn receive(&self, py: Python<'_>, limit: Option<u64>) -> PyResult<Incoming> {
+    fn read_message(&self, py: Python<'_>, limit: Option<u64>) -> PyResult<Incoming> {
         let mut reader = self.reading.take(py)?;
-        let got = serving_signals(py, || reader.read_from(self.descriptor(), limit));
+        let got = serving_signals(py, || reader.read_from(self, limit));
         self.reading.put(reader);
         Ok(got?)
     }
+
+    /// Receives a message and hands it to `with`; None at the end. A message that is too long, or
+    /// nonsense, is `Err(None)`.
+    fn receive<R>(
+        &self,
+        py: Python<'_>,
+        limit: Option<u64>,
+        with: impl FnOnce(Body<'_>) -> PyResult<R>,
+    ) -> Result<Option<R>, Option<PyErr>> {
+        let too_long = |len: usize| limit.is_some_and(|limit| len as u64 > limit);
+        let mut with = Some(with);
+        // Each path calls it once and is then done.
+        let mut hand_over = |body: Body<'_>| with.take().map(|with| with(body)).transpose();
+        if let Some(end) = self.in_arena() {
+            let quick = codec::with_scratch(|bytes| {
+                let taken = end
+                    .try_recv_into(bytes, Patience::Now)
+                    .map_err(pipe_error)?;
+                match taken {
+                    None => Ok(None),
+                    Some(taken) if taken.is_plain() && too_long(bytes.len()) => Err(None),
+                    Some(taken) if taken.is_plain() => {
+                        hand_over(Body::Plain(taken.tag(), bytes)).map_err(Some)
+                    }
+                    Some(taken) => {
+                        let message = taken.into_message(end.arena(), std::mem::take(bytes));
+                        hand_over(Body::Message(message.map_err(pipe_error)?)).map_err(Some)
+                    }
+                }
+            })?;
+            if quick.is_some() {
+                return Ok(quick);
+            }
+            match blocking(py, || await_message(end))
+                .map_err(Some)?
+                .map_err(pipe_error)?
+            {
+                Found::Message(message) if too_long(message.bytes().len()) => return Err(None),
+                Found::Message(message) => {
+                    return hand_over(Body::Message(message)).map_err(Some);
+                }
+                Found::End => return Ok(None),
+                Found::Stream => {}
+            }
+        }
+        match self.read_message(py, limit)? {
+            Incoming::Message(body) => hand_over(Body::Wire(body)).map_err(Some),
+            Incoming::End => Ok(None),
+            Incoming::TooLong(_) | Incoming::Malformed => Err(None),
+        }
+    }
+
+    /// Whether there is something to receive, or the end to be seen, by `until`.
+    fn poll(&self, py: Python<'_>, until: Option<Instant>) -> PyResult<bool> {
+        while let Some(end) = self.in_arena() {
+            let waited = blocking(py, || end.wait(until))?.map_err(to_py)?;
+            if !end.is_stream() && (!waited || end.is_ready().map_err(to_py)?) {
+                return Ok(waited);
+            }
+        }
+        let mut fds = [PollFd::new(self, PollFlags::IN)];
+        poll(py, &mut fds, until)?;
+        let ready = fds[0].revents();
+        if ready.contains(PollFlags::NVAL) {
+            return Err(os_error(&rustix::io::Errno::BADF.into()));
+        }
+        Ok(!ready.is_empty())
+    }
+}
+
+/// Sends a message through the arena.
+fn post(py: Python<'_>, end: &End, bytes: &[u8], tag: u16, buffers: Vec<Buffer>) -> PyResult<()> {
+    let parts = [bytes];
+    let mut letter = end.letter(&parts, tag, buffers).map_err(to_py)?;
+    let at_once = end.try_send(&mut letter, Patience::Now);
+    if !at_once.map_err(pipe_error_of_sender)? {
+        blocking(py, || end.send(&mut letter, None))?.map_err(pipe_error_of_sender)?;
+    }
+    Ok(())
+}
+
+fn await_message(end: &End) -> phalanx::Result<Found> {
+    let mut woken = false;
+    loop {
+        if let Some(message) = end.try_recv()? {
+            return Ok(Found::Message(message));
+        }
+        if end.is_stream() {
+            return Ok(Found::Stream);
+        }
+        if woken && end.at_end()? {
+            return Ok(Found::End);
+        }
+        woken = end.wait(None)?;
+    }
+}
+
+fn pipe_error(error: phalanx::Error) -> Option<PyErr> {
+    Some(to_py(error))
+}
+
+fn pipe_error_of_sender(error: phalanx::Error) -> PyErr {
+    if error.is_peer_death() {
+        let errno = rustix::io::Errno::PIPE.raw_os_error();
+        return PyOSError::new_err((errno, format!("Broken pipe: {error}")));
+    }
+    to_py(error)
+}
+
+/// The object that was sent.
+fn object<'py>(py: Python<'py>, body: Body<'_>) -> PyResult<Bound<'py, PyAny>> {
+    let pickled = match body {
+        Body::Plain(RAW, bytes) => PyBytes::new(py, bytes).into_any(),
+        Body::Wire(bytes) => PyBytes::new(py, &bytes).into_any(),
+        Body::Message(message) if message.tag == RAW => match message.is_inline() {
+            true => PyBytes::new(py, message.bytes()).into_any(),
+            false => match message.into_buffer() {
+                Some(buffer) => Bound::new(py, ReceivedBuffer::new(buffer))?.into_any(),
+                None => PyBytes::new(py, &[]).into_any(),
+            },
+        },
+        Body::Plain(tag, bytes) => return codec::decode_plain(py, tag, bytes),
+        Body::Message(message) => return codec::decode(py, message),
+    };
+    pickler(py)?.call_method1(intern!(py, "loads"), (pickled,))
+}
+
+/// Calls `with` with the bytes that were sent: those of the pickle, if it was an object.
+fn raw<R>(py: Python<'_>, body: Body<'_>, with: impl FnOnce(&[u8]) -> R) -> PyResult<R> {
+    let object = match body {
+        Body::Plain(RAW, bytes) => return Ok(with(bytes)),
+        Body::Wire(bytes) => return Ok(with(&bytes)),
+        Body::Message(message) if message.tag == RAW => return Ok(with(message.bytes())),
+        Body::Plain(tag, bytes) => codec::decode_plain(py, tag, bytes)?,
+        Body::Message(message) => codec::decode(py, message)?,
+    };
+    let data = pickler(py)?.call_method1(intern!(py, "dumps"), (object,))?;
+    Ok(with(bytes_of(&PyUntypedBuffer::get(&data)?)))
 }
 
 /// Why a system call was given up.
@@ -141,6 +361,12 @@ fn os_error(error: &io::Error) -> PyErr {
             PyOSError::new_err((errno, reason))
         }
         None => PyOSError::new_err(error.to_string()),
+    }
+}
+
+impl From<Stopped> for Option<PyErr> {
+    fn from(stopped: Stopped) -> Self {
+        Some(stopped.into())
     }
 }
 
@@ -267,11 +493,17 @@ impl Connection {
         Ok(channel)
     }
 
-    fn receive(&self, py: Python<'_>, limit: Option<u64>) -> PyResult<Vec<u8>> {
-        match self.open_to_read()?.receive(py, limit)? {
-            Incoming::Message(body) => Ok(body),
-            Incoming::End => Err(PyEOFError::new_err(())),
-            Incoming::TooLong(_) | Incoming::Malformed => {
+    fn receive<R>(
+        &self,
+        py: Python<'_>,
+        limit: Option<u64>,
+        with: impl FnOnce(Body<'_>) -> PyResult<R>,
+    ) -> PyResult<R> {
+        match self.open_to_read()?.receive(py, limit, with) {
+            Ok(Some(result)) => Ok(result),
+            Ok(None) => Err(PyEOFError::new_err(())),
+            Err(Some(error)) => Err(error),
+            Err(None) => {
                 // What follows on the stream cannot be made sense of any more.
                 if self.writable.load(Ordering::Relaxed) {
                     self.readable.store(false, Ordering::Relaxed);
@@ -283,11 +515,18 @@ impl Connection {
         }
     }
 
+    fn fill(&self, transport: Transport, readable: bool, writable: bool) {
+        count_forks();
+        *self.slot() = Some(Channel::new(transport));
+        self.readable.store(readable, Ordering::Relaxed);
+        self.writable.store(writable, Ordering::Relaxed);
+    }
+
     fn close(&self) -> PyResult<()> {
         let channel = self.slot().take();
         match channel.as_deref().map(|channel| &channel.transport) {
             Some(Transport::Fd(descriptor)) => descriptor.close().map_err(|error| os_error(&error)),
-            None => Ok(()),
+            Some(Transport::Pipe(_)) | None => Ok(()),
         }
     }
 }
@@ -320,18 +559,11 @@ impl Connection {
                 "at least one of `readable` and `writable` must be True",
             ));
         }
-        count_forks();
         let descriptor = Descriptor {
             number,
             owned: AtomicBool::new(true),
         };
-        *self.slot() = Some(Arc::new(Channel {
-            transport: Transport::Fd(descriptor),
-            reading: Turn::default(),
-            writing: Turn::default(),
-        }));
-        self.readable.store(readable, Ordering::Relaxed);
-        self.writable.store(writable, Ordering::Relaxed);
+        self.fill(Transport::Fd(descriptor), readable, writable);
         Ok(())
     }
 
@@ -355,9 +587,7 @@ impl Connection {
 
     #[getter]
     fn _handle(&self) -> Option<RawFd> {
-        self.slot()
-            .as_ref()
-            .map(|channel| channel.descriptor().number)
+        self.slot().as_ref().map(|channel| channel.number())
     }
 
     /// Setting None makes the object let go of its descriptor without closing it.
@@ -367,9 +597,57 @@ impl Connection {
         if handle.is_some() {
             return Err(PyValueError::new_err("_handle can only be set to None"));
         }
-        if let Some(channel) = self.slot().take() {
-            channel.descriptor().owned.store(false, Ordering::Relaxed);
+        match self.slot().take() {
+            Some(channel) if matches!(channel.transport, Transport::Pipe(_)) => {
+                std::mem::forget(channel);
+            }
+            Some(channel) => {
+                if let Transport::Fd(descriptor) = &channel.transport {
+                    descriptor.owned.store(false, Ordering::Relaxed);
+                }
+            }
+            None => {}
         }
+        Ok(())
+    }
+
+    /// The descriptor, for handing it on together with `_share`.
+    fn _socket(&self) -> PyResult<RawFd> {
+        Ok(self.open()?.as_fd().as_raw_fd())
+    }
+
+    /// Family and handle, for a pickle, of the end of a pipe whose messages go through the arena;
+    /// None for a stream, which the pipe becomes if it may.
+    ///
+    /// The child that is being started is of this family, and the pipe need not become a stream.
+    fn _share(&self, to_child: bool) -> PyResult<Option<(u64, u64)>> {
+        let channel = self.open()?;
+        match &channel.transport {
+            Transport::Pipe(end) if !end.is_stream() && (to_child || !end.use_stream()) => {
+                handle_for_pickle(end.core()).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Makes this object an end of the pipe that a pickle names, with `fd` as its descriptor.
+    fn _attach(
+        &self,
+        py: Python<'_>,
+        family: u64,
+        handle: u64,
+        fd: RawFd,
+        readable: bool,
+        writable: bool,
+    ) -> PyResult<()> {
+        if fd < 0 {
+            return Err(PyValueError::new_err("invalid handle"));
+        }
+        // SAFETY: the caller hands the descriptor over.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        arena(py)?;
+        let end = End::attach(family, Handle::from_bits(handle), socket).map_err(to_py)?;
+        self.fill(Transport::Pipe(end), readable, writable);
         Ok(())
     }
 
@@ -387,7 +665,7 @@ impl Connection {
 
     /// The descriptor of the connection, which polls readable when something can be received.
     fn fileno(&self) -> PyResult<RawFd> {
-        Ok(self.open()?.descriptor().number)
+        Ok(self.open()?.number())
     }
 
     /// Closes the connection; closing it again does nothing.
@@ -400,18 +678,14 @@ impl Connection {
     ///
     /// Raises `BrokenPipeError` or `ConnectionResetError` if the other end is closed or dead.
     fn send(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
-        let channel = self.open_to_write()?;
-        let data = pickler(py)?.call_method1(intern!(py, "dumps"), (obj,))?;
-        let buffer = PyUntypedBuffer::get(&data)?;
-        channel.send(py, bytes_of(&buffer))
+        self.open_to_write()?.send_object(py, obj)
     }
 
     /// Receives an object. Blocks until one is there.
     ///
     /// Raises `EOFError` if the other end is closed or dead and nothing is left.
     fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let body = self.receive(py, None)?;
-        pickler(py)?.call_method1(intern!(py, "loads"), (PyBytes::new(py, &body),))
+        self.receive(py, None, |body| object(py, body))
     }
 
     /// Sends the bytes of a buffer, or `size` bytes of it from `offset` on, as one message.
@@ -437,7 +711,7 @@ impl Connection {
         let part = rest
             .get(..size)
             .ok_or_else(|| PyValueError::new_err("buffer length < offset + size"))?;
-        channel.send(py, part)
+        channel.send_bytes(py, part)
     }
 
     /// Receives a message as bytes. Blocks until one is there.
@@ -454,7 +728,9 @@ impl Connection {
             .map(u64::try_from)
             .transpose()
             .map_err(|_| PyValueError::new_err("negative maxlength"))?;
-        Ok(PyBytes::new(py, &self.receive(py, limit)?))
+        self.receive(py, limit, |body| {
+            raw(py, body, |bytes| PyBytes::new(py, bytes))
+        })
     }
 
     /// Receives a message into a writable buffer, from `offset` on, and returns its length.
@@ -479,21 +755,27 @@ impl Connection {
         let Some(room) = buffer.len_bytes().checked_sub(offset) else {
             return Err(PyValueError::new_err("offset too large"));
         };
-        let body = self.receive(py, None)?;
-        if body.len() > room {
+        let copied = self.receive(py, None, |body| {
+            raw(py, body, |bytes| {
+                if bytes.len() > room {
+                    return Err(PyBytes::new(py, bytes));
+                }
+                if !bytes.is_empty() {
+                    // SAFETY: the buffer is writable, contiguous and held; `offset` and the bytes
+                    // fit into it; the bytes are not part of it.
+                    unsafe {
+                        let to = buffer.buf_ptr().cast::<u8>().add(offset);
+                        std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+                    }
+                }
+                Ok(bytes.len())
+            })
+        })?;
+        copied.or_else(|whole| {
             let context = py.import("phalanx.context")?;
-            let error = context.call_method1("BufferTooShort", (PyBytes::new(py, &body),))?;
-            return Err(PyErr::from_value(error));
-        }
-        if !body.is_empty() {
-            // SAFETY: the buffer is writable, contiguous and held; `offset` and the body fit into
-            // it; the body is memory of our own.
-            unsafe {
-                let to = buffer.buf_ptr().cast::<u8>().add(offset);
-                std::ptr::copy_nonoverlapping(body.as_ptr(), to, body.len());
-            }
-        }
-        Ok(body.len())
+            let error = context.call_method1("BufferTooShort", (whole,))?;
+            Err(PyErr::from_value(error))
+        })
     }
 
     /// Whether something can be received (or the end be seen) within `timeout` seconds.
@@ -501,14 +783,7 @@ impl Connection {
     /// Does not wait by default, and for ever with None.
     #[pyo3(signature = (timeout=Some(0.0)))]
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let channel = self.open_to_read()?;
-        let mut fds = [PollFd::new(channel.descriptor(), PollFlags::IN)];
-        poll(py, &mut fds, deadline(timeout)?)?;
-        let ready = fds[0].revents();
-        if ready.contains(PollFlags::NVAL) {
-            return Err(os_error(&rustix::io::Errno::BADF.into()));
-        }
-        Ok(!ready.is_empty())
+        self.open_to_read()?.poll(py, deadline(timeout)?)
     }
 
     fn __enter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
@@ -526,21 +801,21 @@ struct Waited<'py> {
     object: Bound<'py, PyAny>,
     number: RawFd,
     /// Keeps a connection's descriptor open while it is polled, whoever closes it.
-    _channel: Option<Arc<Channel>>,
+    channel: Option<Arc<Channel>>,
 }
 
 impl<'py> Waited<'py> {
     fn new(object: Bound<'py, PyAny>) -> PyResult<Self> {
+        let py = object.py();
         if let Ok(connection) = object.cast::<Connection>() {
             let channel = connection.borrow().open()?;
-            let number = channel.descriptor().number;
+            let number = channel.as_fd().as_raw_fd();
             return Ok(Self {
                 object,
                 number,
-                _channel: Some(channel),
+                channel: Some(channel),
             });
         }
-        let py = object.py();
         let number: PyResult<RawFd> = object.extract().or_else(|_| {
             object
                 .call_method0(intern!(py, "fileno"))
@@ -550,7 +825,7 @@ impl<'py> Waited<'py> {
             Ok(number) if number >= 0 => Ok(Self {
                 object,
                 number,
-                _channel: None,
+                channel: None,
             }),
             Ok(number) => Err(PyValueError::new_err(format!(
                 "Invalid file descriptor: {number}"
@@ -560,6 +835,24 @@ impl<'py> Waited<'py> {
                 "Invalid file object: {}",
                 object.repr()?
             ))),
+        }
+    }
+
+    /// Whether it is ready now, as far as that can be told without its descriptor. What is not is
+    /// got ready for being polled.
+    fn is_ready(&self) -> PyResult<bool> {
+        let Some(end) = self.channel.as_deref().and_then(Channel::in_arena) else {
+            return Ok(false);
+        };
+        let look = || Ok(end.wait(Some(Instant::now()))? && !end.is_stream() && end.is_ready()?);
+        blocking(self.object.py(), look)?.map_err(to_py)
+    }
+
+    /// Whether it is ready, after its descriptor was.
+    fn is_ready_indeed(&self) -> PyResult<bool> {
+        match self.channel.as_deref().and_then(Channel::in_arena) {
+            Some(_) => self.is_ready(),
+            None => Ok(true),
         }
     }
 }
@@ -583,46 +876,53 @@ fn wait<'py>(
     object_list: &Bound<'py, PyAny>,
     timeout: Option<f64>,
 ) -> PyResult<Bound<'py, PyList>> {
-    let until = deadline(timeout)?;
+    let mut until = deadline(timeout)?;
     let waited: Vec<Waited<'py>> = object_list
         .try_iter()?
         .map(|object| Waited::new(object?))
         .collect::<PyResult<_>>()?;
-    let mut fds: Vec<PollFd<'_>> = waited
-        .iter()
-        .map(|one| PollFd::new(one, PollFlags::IN))
-        .collect();
-    poll(py, &mut fds, until)?;
-    let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-    let objects = waited
-        .iter()
-        .zip(ready)
-        .filter(|(_, ready)| *ready)
-        .map(|(one, _)| &one.object);
-    PyList::new(py, objects.collect::<Vec<_>>())
+    loop {
+        let mut ready: Vec<bool> = waited
+            .iter()
+            .map(Waited::is_ready)
+            .collect::<PyResult<_>>()?;
+        if ready.contains(&true) {
+            until = Some(Instant::now());
+        }
+        let mut fds: Vec<PollFd<'_>> = waited
+            .iter()
+            .map(|one| PollFd::new(one, PollFlags::IN))
+            .collect();
+        poll(py, &mut fds, until)?;
+        for ((one, fd), ready) in waited.iter().zip(&fds).zip(&mut ready) {
+            *ready = *ready || (!fd.revents().is_empty() && one.is_ready_indeed()?);
+        }
+        // A pipe's descriptor may have been readable for a message that somebody else has got.
+        if ready.contains(&true) || until.is_some_and(|until| Instant::now() >= until) {
+            let objects = waited.iter().zip(ready).filter(|(_, ready)| *ready);
+            return PyList::new(py, objects.map(|(one, _)| &one.object).collect::<Vec<_>>());
+        }
+    }
 }
 
-/// Two connected descriptors, closed on exec: sockets, or the two ends of a one-way pipe, of which
-/// the first is for reading.
+/// Makes two new connections the ends of a pipe; without `duplex` the first can only receive, and
+/// the second only send.
 #[pyfunction]
-fn open_pipe(duplex: bool) -> PyResult<(RawFd, RawFd)> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType};
-    let (first, second) = if duplex {
-        rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-    } else {
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-    }
-    .map_err(|error| os_error(&error.into()))?;
-    Ok((first.into_raw_fd(), second.into_raw_fd()))
+fn join_by_pipe(
+    py: Python<'_>,
+    first: &Bound<'_, Connection>,
+    second: &Bound<'_, Connection>,
+    duplex: bool,
+) -> PyResult<()> {
+    arena(py)?;
+    let (a, b) = pipe::pipe().map_err(to_py)?;
+    first.borrow().fill(Transport::Pipe(a), true, duplex);
+    second.borrow().fill(Transport::Pipe(b), duplex, true);
+    Ok(())
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Connection>()?;
-    module.add_function(wrap_pyfunction!(open_pipe, module)?)?;
+    module.add_function(wrap_pyfunction!(join_by_pipe, module)?)?;
     module.add_function(wrap_pyfunction!(wait, module)?)
 }

@@ -5,12 +5,17 @@
 //! `select`, asyncio, and to this module when it has to sleep. One rule keeps the byte right without a
 //! system call a message:
 //!
-//! * *messages in the log imply a byte in the reader's socket.* There is one from the start.
+//! * *messages in the log imply a byte in the reader's socket.*
 //! * Before a reader sleeps on an empty log, or lets anybody poll its descriptor, it takes the byte
 //!   out and clears [`RUNG`].
 //! * A sender that finds `RUNG` cleared after its message is in the log puts a byte in.
 //!
 //! So while both sides are awake the byte just stays there.
+//!
+//! A descriptor may also leave the family: a program duplicates it for a process that knows nothing of
+//! the arena. So each pipe decides once what carries its messages, by its first message or by the
+//! first look at its descriptor, whichever comes first (see [`End::use_arena`], [`End::use_stream`]).
+//! As a stream, a pipe is its sockets and nothing else; then this module only keeps them.
 //!
 //! | killed | seen afterwards |
 //! | --- | --- |
@@ -60,10 +65,17 @@ struct Direction {
     room: Bell,
 }
 
+/// Not decided what carries the messages.
+const OPEN: u32 = 0;
+const ARENA: u32 = 1;
+const STREAM: u32 = 2;
+
 /// What both ends share.
 #[repr(C)]
 #[derive(Debug)]
 pub struct PipeCore {
+    /// [`OPEN`], then for ever [`ARENA`] or [`STREAM`].
+    carrier: AtomicU32,
     /// The messages that end 0 and end 1 receive.
     to: [Direction; 2],
     /// Set when the last member that held the end has let it go.
@@ -127,11 +139,12 @@ pub fn pipe() -> Result<(End, End)> {
     let arena = Arena::get()?;
     let way = || Direction {
         log: Log::new(),
-        state: AtomicU32::new(RUNG),
+        state: AtomicU32::new(0),
         ringing: RawLock::new(),
         room: Bell::new(),
     };
     let pipe = Shared::create(PipeCore {
+        carrier: AtomicU32::new(OPEN),
         to: [way(), way()],
         closed: [AtomicU32::new(0), AtomicU32::new(0)],
     })?;
@@ -142,9 +155,6 @@ pub fn pipe() -> Result<(End, End)> {
         None,
     )
     .map_err(|e| Error::os("cannot make the sockets of a pipe", e))?;
-    for socket in [&first, &second] {
-        ring(socket.as_fd());
-    }
     let end = |side: u32, socket| {
         let core = Shared::create(EndCore {
             pipe: AtomicU64::new(pipe.handle().bits()),
@@ -187,8 +197,43 @@ impl End {
         &self.core
     }
 
-    fn arena(&self) -> &'static Arena {
+    /// The arena that carries the messages.
+    pub fn arena(&self) -> &'static Arena {
         self.core.arena()
+    }
+
+    /// Lets the arena carry this pipe's messages; false if it is decided that the sockets do. To be
+    /// called before the first message.
+    #[inline]
+    pub fn use_arena(&self) -> bool {
+        let carrier = self.pipe.carrier.load(Relaxed);
+        carrier == ARENA || (carrier == OPEN && self.decide(ARENA))
+    }
+
+    /// Lets the sockets carry this pipe's messages, as streams; false if it is decided that the arena
+    /// does.
+    pub fn use_stream(&self) -> bool {
+        self.decide(STREAM)
+    }
+
+    /// Whether it is decided that the sockets carry the messages.
+    #[inline]
+    pub fn is_stream(&self) -> bool {
+        self.pipe.carrier.load(Relaxed) == STREAM
+    }
+
+    #[cold]
+    fn decide(&self, carrier: u32) -> bool {
+        // SYNC: the word decides nothing but itself, and what it decides about is ordered by the log
+        // or by the kernel.
+        match self
+            .pipe
+            .carrier
+            .compare_exchange(OPEN, carrier, Relaxed, Relaxed)
+        {
+            Ok(_) => true,
+            Err(decided) => decided == carrier,
+        }
     }
 
     fn incoming(&self) -> &'static Direction {
@@ -360,8 +405,9 @@ impl End {
         }
     }
 
-    /// Waits until there may be something to receive or the other end may be gone; false at the
-    /// deadline. [`End::try_recv`] and [`End::at_end`] tell which.
+    /// Waits until there may be something to receive or the other end may be gone, or until the
+    /// socket is readable and [`End::is_stream`]; false at the deadline. [`End::try_recv`] and
+    /// [`End::at_end`] tell which.
     ///
     /// # Errors
     /// `is_interrupted`.
@@ -381,7 +427,7 @@ impl End {
         }
         let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
         let readable = poll(self.socket.as_fd(), PollFlags::IN, left)?;
-        if !readable.is_empty() && way.log.is_empty() && !self.at_end()? {
+        if !readable.is_empty() && !self.is_stream() && way.log.is_empty() && !self.at_end()? {
             // A byte without a message: left over by somebody who was killed while ringing.
             let _guard = way.ringing.guard(self.arena());
             if way.state.load(Relaxed) & RUNG == 0 && way.log.is_empty() {
