@@ -1,12 +1,13 @@
 //! Spinning a little before sleeping, where that pays.
 //!
 //! Waking a sleeper on another core costs some 10 to 60 µs, handing over to a spinner under one.
-//! So a wait begins with a spin of about the price of a wake-up. But spinning is a bet on the
-//! other side running *now*, on another core, and a lost bet takes the core from it. So a thread
+//! So a wait begins with a spin. But spinning is a bet on the other side running *now*, on another
+//! core, and a lost bet takes the core from it. So a thread
 //!
 //! * does not spin at all where it has one CPU only,
-//! * skips spinning for twice as many waits each time it lost (up to [`MAX_SKIP`]), and begins
-//!   anew when it has won,
+//! * bets a few times what its bets have won after lately, at most about the price of a wake-up,
+//! * skips spinning for twice as many waits each time it lost (up to [`MAX_SKIP`]), and for half as
+//!   many when it has won,
 //! * skips [`PREEMPTED_SKIP`] waits when the kernel has taken the core from it since it looked
 //!   last (`ru_nivcsw` of `RUSAGE_THREAD`): then there are more threads than cores. Without
 //!   this rule a ping-pong on two busy cores ran at 0.6 of the speed of plain sleeping, with it
@@ -17,12 +18,14 @@
 use std::cell::Cell;
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// The longest spin: about the price of waking a sleeper on another core.
-const BUDGET: Duration = Duration::from_micros(40);
+/// The longest spin, in nanoseconds: about the price of waking a sleeper on another core.
+const MOST: u32 = 40_000;
+/// The shortest.
+const LEAST: u32 = 4_000;
 /// A spin that ends sooner than this is not worth asking the kernel about preemption.
-const CHEAP: Duration = Duration::from_micros(3);
+const CHEAP: u32 = 3_000;
 /// The most waits that go without spinning after spins that did not pay.
 const MAX_SKIP: u32 = 128;
 /// Waits without spinning after this thread was preempted.
@@ -34,13 +37,15 @@ struct State {
     skip: u32,
     /// What `skip` becomes at the next lost bet.
     penalty: u32,
+    /// After how many nanoseconds bets are won, on average; lost ones count as the longest.
+    typical: u32,
     /// Involuntary context switches of this thread when we looked last.
     preemptions: i64,
 }
 
 thread_local! {
     static STATE: Cell<State> = const {
-        Cell::new(State { skip: 0, penalty: 1, preemptions: -1 })
+        Cell::new(State { skip: 0, penalty: 1, typical: MOST / 4, preemptions: -1 })
     };
 }
 
@@ -73,14 +78,15 @@ fn spin(ready: &mut impl FnMut() -> bool, state: &mut State) -> bool {
     for _ in 0..32 {
         spin_loop();
         if ready() {
-            state.penalty = 1;
+            state.won_after(1_000);
             return true;
         }
     }
     let begin = Instant::now();
+    let budget = (state.typical * 4).clamp(LEAST, MOST);
     let mut won = false;
-    let mut spent = Duration::ZERO;
-    while !won && spent < BUDGET {
+    let mut spent = 0;
+    while !won && spent < budget {
         for _ in 0..16 {
             spin_loop();
             won = ready();
@@ -88,19 +94,34 @@ fn spin(ready: &mut impl FnMut() -> bool, state: &mut State) -> bool {
                 break;
             }
         }
-        spent = begin.elapsed();
+        spent = u32::try_from(begin.elapsed().as_nanos()).unwrap_or(u32::MAX);
     }
-    let preempted = spent > CHEAP && preempted(state);
-    if preempted {
+    if spent > CHEAP && preempted(state) {
         state.skip = PREEMPTED_SKIP;
         count_cpus();
     } else if won {
-        state.penalty = 1;
+        state.won_after(spent);
     } else {
-        state.skip = state.penalty;
-        state.penalty = (state.penalty * 2).min(MAX_SKIP);
+        state.lost();
     }
     won
+}
+
+impl State {
+    fn won_after(&mut self, spent: u32) {
+        self.penalty = (self.penalty / 2).max(1);
+        self.remember(spent);
+    }
+
+    fn lost(&mut self) {
+        self.skip = self.penalty;
+        self.penalty = (self.penalty * 2).min(MAX_SKIP);
+        self.remember(MOST);
+    }
+
+    fn remember(&mut self, spent: u32) {
+        self.typical = self.typical - self.typical / 8 + spent.min(MOST) / 8;
+    }
 }
 
 /// Whether this thread has lost its core to another one since we asked last.
