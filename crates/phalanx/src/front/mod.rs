@@ -64,3 +64,19 @@ fn patiently<T>(mut wait: impl FnMut() -> Result<T, Stop>) -> Option<T> {
 fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
+
+#[cfg(test)]
+mod tests {
+    /// The README's program is the crate's first, which the doc tests run.
+    #[test]
+    fn the_readme_says_what_the_crate_says() {
+        let readme = include_str!("../../../../README.md");
+        let (_, rest) = readme.split_once("```rust\n").unwrap();
+        let (program, _) = rest.split_once("```").unwrap();
+        let documented: String = program
+            .lines()
+            .map(|line| format!("//! {line}").trim_end().to_owned() + "\n")
+            .collect();
+        assert!(include_str!("../lib.rs").contains(&documented));
+    }
+}

@@ -44,7 +44,7 @@ use crate::sync::MemberId;
 /// argument, which goes to the child by serde, as the result comes back. Shared objects among
 /// them go as handles. A closure that captures something does not compile:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0080
 /// let factor = 3;
 /// let child = phalanx::Process::spawn(move |n: u32| n * factor, 2);
 /// ```
