@@ -64,6 +64,8 @@ def test_indices_and_slices(mp):
     assert array[5:2] == [] and array[-3:] == [7, 8, 9]
     array[-1] = 90
     array[1:3] = [10, 20]
+    array[7:5:-1] = [7, 6]
+    array[4:6] = (4, 5)
     assert array[:] == [0, 10, 20, 3, 4, 5, 6, 7, 8, 90]
     for wrong in (10, -11, 2**70):
         with pytest.raises(IndexError):
@@ -72,6 +74,8 @@ def test_indices_and_slices(mp):
             array[wrong] = 1
     with pytest.raises(ValueError):
         array[0:2] = [1]
+    with pytest.raises(TypeError):
+        array[0:2] = [0, "1"]
     with pytest.raises(TypeError):
         array["0"]
     assert array.acquire(timeout=1)  # no failure has kept the lock

@@ -186,6 +186,19 @@ impl Scalars {
         true
     }
 
+    /// Writes a list, item by item; says whether that was possible. If not, some may be written,
+    /// and ctypes has to begin again (and to find the error).
+    fn write_run(&self, run: &Run, values: &Bound<'_, PyAny>) -> bool {
+        let Ok(values) = values.cast_exact::<PyList>() else {
+            return false;
+        };
+        values.len() == run.len
+            && run
+                .places()
+                .zip(values.iter())
+                .all(|(place, value)| self.write(place, &value))
+    }
+
     /// The place of a Python index.
     fn place(&self, index: isize) -> Option<usize> {
         let index = if index < 0 {
@@ -196,6 +209,20 @@ impl Scalars {
         usize::try_from(index)
             .ok()
             .filter(|&index| index < self.len)
+    }
+}
+
+/// The places that a slice means.
+struct Run {
+    start: isize,
+    step: isize,
+    len: usize,
+}
+
+impl Run {
+    fn places(&self) -> impl Iterator<Item = usize> {
+        // Python has computed them for the array's length: none is negative.
+        (0..self.len as isize).map(|i| (self.start + self.step * i) as usize)
     }
 }
 
@@ -400,6 +427,16 @@ fn simple<'a>(
     Ok(Some((scalars, place)))
 }
 
+/// The places in `scalars` that Python's slice means, if both are of the simple kind.
+fn run<'a>(guarded: &'a Guarded, index: &Bound<'_, PyAny>) -> PyResult<Option<(&'a Scalars, Run)>> {
+    let (Some(scalars), Ok(slice)) = (&guarded.scalars, index.cast::<PySlice>()) else {
+        return Ok(None);
+    };
+    let indices = slice.indices(isize::try_from(scalars.len)?)?;
+    let (start, step, len) = (indices.start, indices.step, indices.slicelength);
+    Ok(Some((scalars, Run { start, step, len })))
+}
+
 #[pymethods]
 impl SynchronizedArray {
     #[new]
@@ -424,12 +461,10 @@ impl SynchronizedArray {
         if let Some((scalars, place)) = simple(guarded, index)? {
             return guarded.with(py, || Ok(scalars.read(py, place)));
         }
-        if let (Some(scalars), Ok(slice)) = (&guarded.scalars, index.cast::<PySlice>()) {
-            let range = slice.indices(isize::try_from(scalars.len)?)?;
-            let place = |i: usize| range.start + range.step * i as isize;
+        if let Some((scalars, run)) = run(guarded, index)? {
             return guarded.with(py, || {
-                let items = (0..range.slicelength).map(|i| scalars.read(py, place(i) as usize));
-                Ok(PyList::new(py, items.collect::<Vec<_>>())?.into_any())
+                let items: Vec<_> = run.places().map(|place| scalars.read(py, place)).collect();
+                Ok(PyList::new(py, items)?.into_any())
             });
         }
         guarded.with(py, || guarded.object.bind(py).get_item(index))
@@ -441,9 +476,17 @@ impl SynchronizedArray {
         value: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let (py, guarded) = (slf.py(), slf.as_super().get().get()?);
-        let simple = simple(guarded, index)?;
-        guarded.with(py, || match simple {
-            Some((scalars, place)) if scalars.write(place, value) => Ok(()),
+        if let Some((scalars, place)) = simple(guarded, index)? {
+            return guarded.with(py, || {
+                if scalars.write(place, value) {
+                    return Ok(());
+                }
+                guarded.object.bind(py).set_item(index, value)
+            });
+        }
+        let run = run(guarded, index)?;
+        guarded.with(py, || match run {
+            Some((scalars, run)) if scalars.write_run(&run, value) => Ok(()),
             _ => guarded.object.bind(py).set_item(index, value),
         })
     }
