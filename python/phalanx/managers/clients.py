@@ -17,9 +17,31 @@ import time
 from collections import Counter
 from typing import Any, Protocol
 
-__all__ = ["Client", "ClientGone", "Session", "Waiter", "current", "serve", "time_limit"]
+__all__ = [
+    "Client",
+    "ClientGone",
+    "Session",
+    "Waiter",
+    "current",
+    "is_hung_up",
+    "serve",
+    "time_limit",
+]
 
 _HANGUP = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+def _descriptor(conn: Any) -> int:
+    # Not a pipe's fileno(): to ask for that would make the pipe a stream.
+    fd: int = getattr(conn, "_socket", conn.fileno)()
+    return fd
+
+
+def is_hung_up(conn: Any) -> bool:
+    """Whether the other end of a connection is closed."""
+    poll = select.poll()
+    poll.register(_descriptor(conn), select.POLLRDHUP)
+    return any(event & _HANGUP for _fd, event in poll.poll(0))
 
 
 class ClientGone(BaseException):
@@ -98,7 +120,7 @@ class Client:
             self._poll = select.poll()
             self._poll.register(self._bell, select.POLLIN)
             if self.connection is not None:
-                self._poll.register(self.connection.fileno(), select.POLLRDHUP)
+                self._poll.register(_descriptor(self.connection), select.POLLRDHUP)
 
     def sleep(self, seconds: float | None) -> None:
         """Sleep until the bell rings, or for so long; raise `ClientGone` when the client is."""
@@ -116,9 +138,7 @@ class Client:
         """Whether the client has closed its connection, or died."""
         if self.connection is None:
             return False
-        poll = select.poll()
-        poll.register(self.connection.fileno(), select.POLLRDHUP)
-        return any(event & _HANGUP for _fd, event in poll.poll(0))
+        return is_hung_up(self.connection)
 
     def close(self) -> None:
         if self._bell != -1:

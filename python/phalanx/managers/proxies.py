@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -9,7 +10,7 @@ from typing import Any
 
 from .. import process, util
 from ..context import get_spawning_popen
-from ..reduction import ForkingPickler
+from .clients import is_hung_up
 from .protocol import Token, convert_to_error, dispatch, listener_client
 from .sessions import forget_session, gone, session_of
 
@@ -98,33 +99,32 @@ class BaseProxy:
             name += "|" + thread.name
         session = session_of(self._token.address, self._serializer, self._authkey)
         self._tls.connection = session.connect(f"{thread.ident}", name)[0]
+        self._tls.pid = os.getpid()
         return self._tls.connection
 
     def _callmethod(self, methodname: str, args: Any = (), kwds: Any = {}) -> Any:  # noqa: B006
         """Call a method of the object, and return a copy of its result (or a proxy for it)."""
         try:
             conn = self._tls.connection
+            if self._tls.pid != os.getpid():  # forked by other means than ours
+                conn = self._connect()
         except AttributeError:
             conn = self._connect()
         try:
-            try:
-                conn.send((self._id, methodname, args, kwds))
-                answer = conn.recv_bytes()
-            except OSError as error:
-                raise gone(error, self._token, methodname) from error
-            except EOFError as error:
-                raise gone(error, self._token, methodname) from None
-        except (EOFError, OSError):
+            conn.send((self._id, methodname, args, kwds))
+            kind, result = conn.recv()
+        except (EOFError, OSError) as error:
+            if not is_hung_up(conn):
+                raise  # something that could not be pickled or unpickled
             self._hang_up(conn)
-            raise
+            raise gone(error, self._token, methodname) from None
         except Exception:
-            raise  # an argument that cannot be pickled: nothing was sent
+            raise  # the same
         except BaseException:
             # Interrupted. The answer will come all the same, and it must not be taken for that to
             # the next request.
             self._hang_up(conn)
             raise
-        kind, result = _loads(conn, answer)
         if kind == "#RETURN":
             return result
         if kind == "#PROXY":
@@ -227,10 +227,6 @@ class BaseProxy:
             return text
         except Exception:
             return repr(self)[:-1] + "; '__str__()' failed>"
-
-
-def _loads(conn: Any, answer: bytes) -> Any:
-    return getattr(conn, "_loads", ForkingPickler.loads)(answer)
 
 
 def plain(value: Any) -> Any:

@@ -10,18 +10,26 @@ import time
 from traceback import format_exc
 from typing import Any
 
-from .. import connection, process, util
+from .. import _phalanx, connection, process, reduction, util
 from .clients import Client, ClientGone, Session, current, serve
 from .objects import unget
 from .protocol import ANSWERS_ITSELF, Token, listener_client, public_methods
 
 __all__ = ["Server"]
 
-# What a client of this package appends to its name: its process and its thread.
-_IDENTITY = re.compile(r"(?P<name>.*)@(?P<session>[0-9a-f]{32})\.(?P<thread>\d+)", re.DOTALL)
+# What a client of this package appends to its name: its process, its thread, and its family.
+_IDENTITY = re.compile(
+    r"(?P<name>.*)@(?P<session>[0-9a-f]{32})\.(?P<thread>\d+)(\.(?P<family>[0-9a-f]+))?", re.DOTALL
+)
 
 # Methods whose result is lost if nobody gets it.
 _TAKING = frozenset({"get", "get_nowait"})
+
+
+
+def _is_ours(family: str | None) -> bool:
+    return family is not None and _phalanx.has_arena() and int(family, 16) == _phalanx.family()
+
 
 _Entry = tuple[Any, Any, Any]  # the object, the names of its methods, the types of their results
 
@@ -154,15 +162,33 @@ class Server:
             name, thread = identity["name"], identity["thread"]
             session = self._join_session(identity["session"])
         threading.current_thread().name = name
-        client = Client(c, session, thread)
-        serve(client)
+        client: Client | None = None
         try:
-            c.send(("#RETURN", None if identity is None else ANSWERS_ITSELF))
+            if identity is None:
+                c.send(("#RETURN", None))
+            elif _is_ours(identity["family"]):
+                c = self._move_to_pipe(c)
+            else:
+                c.send(("#RETURN", ANSWERS_ITSELF))
+            client = Client(c, session, thread)
+            serve(client)
             self.serve_client(c)
         finally:
             serve(None)
-            client.close()
+            if client is not None:
+                client.close()
+            c.close()
             self._leave_session(session)
+
+    def _move_to_pipe(self, c: Any) -> Any:
+        """Go on over a pipe with a client of this family, which is faster than a socket."""
+        ours, theirs = connection.Pipe()
+        with theirs:
+            c.send(("#RETURN", theirs._share(True)))
+            reduction.send_handle(c, theirs._socket(), None)
+            c.recv_bytes()  # it has arrived
+        c.close()
+        return ours
 
     def serve_client(self, conn: Any) -> None:
         """Answer requests to objects."""

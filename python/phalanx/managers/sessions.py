@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from typing import Any
 
-from .. import process, util
+from .. import _phalanx, connection, process, reduction, util
 from .protocol import ANSWERS_ITSELF, Token, dispatch, listener_client
 
 __all__ = ["Session", "forget_session", "gone", "session_of"]
@@ -31,7 +31,7 @@ def gone(error: BaseException, token: Token | Any, what: str) -> Exception:
     if isinstance(error, EOFError):
         return EOFError(text)
     if isinstance(error, OSError) and error.errno is not None:
-        return type(error)(error.errno, f"{error.strerror}: {text}")
+        return type(error)(error.errno, f"{os.strerror(error.errno)}: {text}")
     return ConnectionError(f"{error}: {text}")
 
 
@@ -61,12 +61,25 @@ class Session:
             conn = listener_client[self.serializer][1](self.address, authkey=self.authkey)
         except (EOFError, ConnectionError, FileNotFoundError) as error:
             raise gone(error, self.address, "connecting") from None
+        identity = f"{name}@{self._name}.{thread}"
+        if self.serializer == "pickle" and isinstance(self.address, (str, bytes)):
+            identity += f".{_phalanx.family() if _phalanx.has_arena() else 0:x}"
         try:
-            kind = dispatch(conn, None, "accept_connection", (f"{name}@{self._name}.{thread}",))
+            answer = dispatch(conn, None, "accept_connection", (identity,))
+            if isinstance(answer, tuple):
+                return self._move_to_pipe(conn, *answer), True
         except BaseException:
             conn.close()
             raise
-        return conn, kind == ANSWERS_ITSELF
+        return conn, answer == ANSWERS_ITSELF
+
+    def _move_to_pipe(self, conn: Any, family: int, handle: int) -> Any:
+        """Go on over a pipe that a server of this family has made."""
+        pipe = connection.Connection.__new__(connection.Connection)
+        pipe._attach(family, handle, reduction.recv_handle(conn), True, True)
+        conn.send_bytes(b"arrived")
+        conn.close()
+        return pipe
 
     def call(self, function: str, /, *args: Any, **kwds: Any) -> Any:
         """Call a function of the server itself."""
