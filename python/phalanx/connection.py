@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import _phalanx, util
-from .context import AuthenticationError, get_spawning_popen, reduction
+from . import _phalanx, reduction, util
+from .context import AuthenticationError, get_spawning_popen
 from .context import BufferTooShort as BufferTooShort
 
 if TYPE_CHECKING:

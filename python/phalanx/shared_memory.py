@@ -97,7 +97,7 @@ class SharedMemory:
         if self._track:
             from . import resource_tracker
 
-            resource_tracker.register(self._name, "shared_memory")
+            resource_tracker.register(self._name or "", "shared_memory")
 
     def _open(self, name: str | None) -> None:
         if name is not None:
@@ -347,7 +347,7 @@ class ShareableList:
                 return position
         raise ValueError(f"{value!r} not in this container")
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 def _pack(value: Any) -> tuple[str, Any, int]:

@@ -5,10 +5,12 @@
         ...                           # give it to processes, and let them update it
         words.most_common(10)
 
-A manager can also serve other machines, with an address and a key, and talks to managers and proxies
-of the standard library in either direction. What a client held is given back when it dies. When the
-server dies, its clients get an `EOFError` or a `ConnectionError` that says so.
+A manager can also serve other machines, with an address and a key, and talks to managers and
+proxies of the standard library in either direction. What a client held is given back when it dies.
+When the server dies, its clients get an `EOFError` or a `ConnectionError` that says so.
 """
+
+# ruff: noqa: F401 (whoever knows the standard library looks for these names here)
 
 from __future__ import annotations
 
@@ -87,12 +89,10 @@ def rebuild_as_list(obj: Any) -> tuple[Any, ...]:
 
 
 _register_reducer(array.array, reduce_array)
-for _view in ({}.items(), {}.keys(), {}.values()):
-    _register_reducer(type(_view), rebuild_as_list)
-for _view in (collections.OrderedDict().items(), collections.OrderedDict().keys()):
-    _register_reducer(type(_view), rebuild_as_list)
-_register_reducer(type(collections.OrderedDict().values()), rebuild_as_list)
-del _view
+for _mapping in (dict[Any, Any](), collections.OrderedDict[Any, Any]()):
+    for _view in (_mapping.items(), _mapping.keys(), _mapping.values()):
+        _register_reducer(type(_view), rebuild_as_list)
+del _mapping, _view
 
 
 # Managers -------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class BaseManager:
         self._state.value = State.INITIAL
         self._serializer = serializer
         self._Listener, self._Client = listener_client[serializer]
-        self._ctx = ctx or get_context()
+        self._ctx: Any = ctx or get_context()  # type: ignore[misc]
         self._shutdown_timeout = shutdown_timeout
 
     def _expect_initial(self) -> None:
@@ -379,7 +379,7 @@ class SyncManager(BaseManager):
     """
 
 
-def Pool(*args: Any, **kwds: Any) -> Pool:  # noqa: F811
+def _pool(*args: Any, **kwds: Any) -> Pool:
     from ..pool import Pool
 
     return Pool(*args, **kwds)
@@ -402,7 +402,7 @@ SyncManager.register("Semaphore", locks.Semaphore, AcquirerProxy)
 SyncManager.register("BoundedSemaphore", locks.BoundedSemaphore, AcquirerProxy)
 SyncManager.register("Condition", Condition, ConditionProxy)
 SyncManager.register("Barrier", locks.Barrier, BarrierProxy)
-SyncManager.register("Pool", Pool, PoolProxy)
+SyncManager.register("Pool", _pool, PoolProxy)
 SyncManager.register("list", list, ListProxy)
 SyncManager.register("dict", dict, DictProxy)
 SyncManager.register("set", set, SetProxy)

@@ -52,6 +52,7 @@ class BaseProxy:
 
     _exposed_: tuple[str, ...]
     _manager: Any
+    _authkey: bytes
 
     def __init__(
         self,

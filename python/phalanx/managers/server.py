@@ -26,7 +26,6 @@ _IDENTITY = re.compile(
 _TAKING = frozenset({"get", "get_nowait"})
 
 
-
 def _is_ours(family: str | None) -> bool:
     return family is not None and _phalanx.has_arena() and int(family, 16) == _phalanx.family()
 

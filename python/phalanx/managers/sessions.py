@@ -2,8 +2,8 @@
 
 Each thread that calls methods has a connection of its own, since a call may block. Beside those a
 session has one connection for what concerns no object's methods: making objects, counting
-references. As long as that one is open, the server knows that the process lives; when it closes, the
-server takes back what the process held.
+references. When the last of them closes, the server knows that the process is gone (or has no more
+proxies), and takes back what it held.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ class ValueProxy(BaseProxy):
 
     value = property(get, set)
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
 
 ArrayProxy: Any = MakeProxyType("ArrayProxy", ("__len__", "__getitem__", "__setitem__"))
@@ -235,7 +235,7 @@ class ListProxy(BaseListProxy):  # type: ignore[misc]
         self._callmethod("extend", (_listed(value),))
 
     def __reversed__(self) -> Iterator[Any]:
-        return reversed(self[:])
+        return iter(self[::-1])
 
     # By slices: a server of the standard library may not have these methods.
 
@@ -246,7 +246,7 @@ class ListProxy(BaseListProxy):  # type: ignore[misc]
         copy: list[Any] = self._callmethod("__getitem__", (slice(None),))
         return copy
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
 
 class DequeProxy(
@@ -299,17 +299,17 @@ class DequeProxy(
         return self
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._getvalue())
+        yield from self._getvalue()
 
     def __reversed__(self) -> Iterator[Any]:
-        return reversed(self._getvalue())
+        yield from reversed(self._getvalue())
 
     def __eq__(self, other: object) -> bool:
         return bool(self._getvalue() == plain(other))
 
     __hash__ = None  # type: ignore[assignment]
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
 
 def _listed(value: Iterable[Any]) -> Any:
@@ -359,7 +359,7 @@ class DictProxy(_BaseDictProxy):  # type: ignore[misc]
         self._callmethod("update", tuple(map(_pairs, args)), kwds)
 
     def __reversed__(self) -> Iterator[Any]:
-        return reversed(self.keys())
+        yield from reversed(self.keys())
 
     def __or__(self, other: Any) -> Any:
         other = plain(other)
@@ -372,7 +372,7 @@ class DictProxy(_BaseDictProxy):  # type: ignore[misc]
         self.update(other)
         return self
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
 
 class OrderedDictProxy(DictProxy):
@@ -442,7 +442,7 @@ class CounterProxy(DictProxy):
         return counter.elements()
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.keys())
+        yield from self.keys()
 
     def __add__(self, other: Any) -> Any:
         return self._getvalue() + plain(other)
@@ -575,7 +575,7 @@ class SetProxy(MakeProxyType("SetProxy", _SET_METHODS)):  # type: ignore[misc]
     update = _of_sets("update")
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._getvalue())
+        yield from self._getvalue()
 
     def __and__(self, other: Any) -> Any:
         return self._getvalue() & plain(other)
@@ -601,19 +601,19 @@ class SetProxy(MakeProxyType("SetProxy", _SET_METHODS)):  # type: ignore[misc]
     def __rxor__(self, other: Any) -> Any:
         return other ^ self._getvalue()
 
-    def __iand__(self, other: Any) -> SetProxy:
+    def __iand__(self, other: Any) -> Any:
         return self._in_place("intersection_update", other)
 
-    def __ior__(self, other: Any) -> SetProxy:
+    def __ior__(self, other: Any) -> Any:
         return self._in_place("update", other)
 
-    def __isub__(self, other: Any) -> SetProxy:
+    def __isub__(self, other: Any) -> Any:
         return self._in_place("difference_update", other)
 
-    def __ixor__(self, other: Any) -> SetProxy:
+    def __ixor__(self, other: Any) -> Any:
         return self._in_place("symmetric_difference_update", other)
 
-    def _in_place(self, method: str, other: Any) -> SetProxy:
+    def _in_place(self, method: str, other: Any) -> Any:
         other = plain(other)
         if not isinstance(other, collections.abc.Set):
             return NotImplemented
@@ -637,7 +637,7 @@ class SetProxy(MakeProxyType("SetProxy", _SET_METHODS)):  # type: ignore[misc]
 
     __hash__ = None  # type: ignore[assignment]
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
 
 collections.abc.MutableSet.register(SetProxy)
