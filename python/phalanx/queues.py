@@ -114,6 +114,10 @@ class _Base(_phalanx.Queue, Generic[T]):
         return item
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._is_fork_ctx:
+            from .synchronize import refuse_to_be_spawned
+
+            refuse_to_be_spawned()
         own = ("_ctx", "_reader", "_writer")
         state = {name: value for name, value in self.__dict__.items() if name not in own}
         return _rebuild, (type(self), *self._handle_for_pickle()), state or None
@@ -129,7 +133,7 @@ class Queue(_Base[T]):
     """
 
     def __init__(self, maxsize: int = 0, *, ctx: BaseContext) -> None:
-        self._create(maxsize)
+        self._create(maxsize, ctx.get_start_method() == "fork")
 
     @staticmethod
     def _on_queue_feeder_error(e: BaseException, obj: Any) -> None:
@@ -174,7 +178,7 @@ class SimpleQueue(_Base[T]):
     """A queue with nothing but `put`, `get`, `empty` and `close`."""
 
     def __init__(self, *, ctx: BaseContext) -> None:
-        self._create(0)
+        self._create(0, ctx.get_start_method() == "fork")
 
     def empty(self) -> bool:
         """True if there is nothing in the queue; OSError after `close()`."""

@@ -55,6 +55,19 @@ def _is_fork_context(ctx: BaseContext | None) -> bool:
     return False
 
 
+def refuse_to_be_spawned() -> None:
+    """Raise RuntimeError while a child is being started by spawn or forkserver: for what a fork
+    context has made. It would work, but not with the standard library."""
+    from . import context
+
+    if context.get_spawning_popen() is not None:
+        raise RuntimeError(
+            "A SemLock created in a fork context, such as a lock or the locks of a queue, cannot "
+            "be given to a process that is started by spawn or forkserver. Make it with the "
+            "context that starts the process."
+        )
+
+
 class _RandomNames:
     """Random parts of names, for ever."""
 
@@ -76,20 +89,9 @@ class SemLock:
         """The object as its native half is known elsewhere: with a kind, a handle and a value."""
         return _View(self)
 
-    def _check_spawning(self) -> None:
-        """Refuse to be pickled for a child whose start method the lock's context rules out."""
-        if self._is_fork_ctx:  # type: ignore[attr-defined]
-            from . import context
-
-            if context.get_spawning_popen() is not None:
-                raise RuntimeError(
-                    "A SemLock created in a fork context cannot be given to a process that is "
-                    "started by spawn or forkserver. Make it with the context that starts the "
-                    "process."
-                )
-
     def __reduce__(self) -> Any:
-        self._check_spawning()
+        if self._is_fork_ctx:  # type: ignore[attr-defined]
+            refuse_to_be_spawned()
         return _rebuild, (type(self), self._handle_for_pickle())  # type: ignore[attr-defined]
 
     @staticmethod

@@ -24,6 +24,7 @@ pub(crate) struct Queue {
     queue: OnceLock<channel::Queue>,
     /// This process has closed its side.
     closed: AtomicBool,
+    of_fork_context: AtomicBool,
 }
 
 /// `queue.Full` or `queue.Empty`.
@@ -111,17 +112,26 @@ impl Queue {
         Self {
             queue: OnceLock::new(),
             closed: AtomicBool::new(false),
+            of_fork_context: AtomicBool::new(false),
         }
     }
 
     /// Makes the shared queue; `maxsize` of 0 or less: any number of items.
-    fn _create(&self, py: Python<'_>, maxsize: &Bound<'_, PyAny>) -> PyResult<()> {
+    #[pyo3(signature = (maxsize, fork=false))]
+    fn _create(&self, py: Python<'_>, maxsize: &Bound<'_, PyAny>, fork: bool) -> PyResult<()> {
         let maxsize: i64 = maxsize.extract().map_err(|_| {
             PyTypeError::new_err(format!("maxsize must be an int, not {maxsize:?}"))
         })?;
         arena(py)?;
         let bound = u64::try_from(maxsize).ok().filter(|&n| n > 0);
+        self.of_fork_context.store(fork, Relaxed);
         self.set(channel::Queue::new(bound).map_err(to_py)?)
+    }
+
+    /// Whether a context with the start method fork made it, and not a pickle.
+    #[getter]
+    fn _is_fork_ctx(&self) -> bool {
+        self.of_fork_context.load(Relaxed)
     }
 
     /// Makes this object one for the shared queue that a pickle names.
