@@ -19,6 +19,7 @@ common::tests![
     a_descriptor_to_poll,
     killed_at_any_time,
     an_end_travels_only_with_a_start,
+    round_trips,
 ];
 
 fn smoke() {
@@ -213,4 +214,23 @@ fn an_end_travels_only_with_a_start() {
         sender.send(1).unwrap_err().is_peer_death(),
         "dropped with the argument"
     );
+}
+
+fn round_trips() {
+    const TRIPS: u32 = 20_000;
+    let (here, there) = Pipe::<u32>::new().unwrap();
+    let child = Process::spawn(
+        |pipe: Pipe<u32>| pipe.iter().for_each(|n| pipe.send(n.unwrap()).unwrap()),
+        there,
+    )
+    .unwrap();
+    let start = std::time::Instant::now();
+    for n in 0..TRIPS {
+        here.send(n).unwrap();
+        assert_eq!(here.recv().unwrap(), n);
+    }
+    let rate = f64::from(TRIPS) / start.elapsed().as_secs_f64();
+    println!("  {rate:.0} round trips a second");
+    drop(here);
+    child.join().unwrap();
 }

@@ -21,6 +21,7 @@ common::tests![
     work_is_reported_as_done,
     producers_killed_at_any_time,
     consumers_killed_at_any_time,
+    throughput,
 ];
 
 fn smoke() {
@@ -293,4 +294,20 @@ fn consumers_killed_at_any_time() {
         put - all.len() as u64 <= 20,
         "each of the dead took one with it at most"
     );
+}
+
+fn throughput() {
+    const ITEMS: u64 = 500_000;
+    let queue = Queue::new().unwrap();
+    let start = Instant::now();
+    let child = Process::spawn(
+        |queue: Queue<u64>| (0..ITEMS).for_each(|n| queue.put(n).unwrap()),
+        queue.clone(),
+    );
+    for n in 0..ITEMS {
+        assert_eq!(queue.get().unwrap(), n);
+    }
+    let rate = ITEMS as f64 / start.elapsed().as_secs_f64();
+    println!("  {rate:.0} items a second from one process to another");
+    child.unwrap().join().unwrap();
 }

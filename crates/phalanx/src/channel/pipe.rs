@@ -270,7 +270,7 @@ impl End {
         }
         let room = |count: u64, bytes: u64| count == 0 || bytes < CAPACITY;
         // Before the message is there: once it is, the reader may take it and go.
-        if way.log.puts() % LOOK == 0 && self.hung_up() {
+        if way.log.puts().is_multiple_of(LOOK) && self.hung_up() {
             return Err(broken());
         }
         let Pushed::Number(_) = way.log.push(letter, patience, room)? else {

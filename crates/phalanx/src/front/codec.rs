@@ -5,6 +5,8 @@ use std::cell::{Cell, RefCell};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::arena::Arena;
+use crate::channel::Taken;
 use crate::error::{Error, Kind, Result};
 
 /// What a message holds, for error messages.
@@ -42,10 +44,35 @@ pub(crate) fn with_encoded<T: Serialize, R>(
     space.clear();
     let bytes = encode_into(value, space)?;
     let result = use_bytes(&bytes);
+    keep(bytes);
+    result
+}
+
+/// The value of the message that `take` copies over the bytes it is given, if there is one.
+///
+/// # Errors
+/// What `take` says, and as [`decode`].
+pub(crate) fn receive<T: DeserializeOwned>(
+    arena: &'static Arena,
+    take: impl FnOnce(&mut Vec<u8>) -> Result<Option<Taken>>,
+) -> Result<Option<T>> {
+    let mut bytes = SPACE.take();
+    let value = match take(&mut bytes)? {
+        None => Ok(None),
+        Some(taken) if taken.is_plain() => decode(&bytes).map(Some),
+        Some(taken) => {
+            let message = taken.into_message(arena, bytes)?;
+            return decode(message.bytes()).map(Some);
+        }
+    };
+    keep(bytes);
+    value
+}
+
+fn keep(bytes: Vec<u8>) {
     if bytes.capacity() <= KEPT {
         SPACE.set(bytes);
     }
-    result
 }
 
 /// The bytes of `value`, after those in `bytes`.

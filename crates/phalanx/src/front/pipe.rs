@@ -179,15 +179,9 @@ impl<S, R: DeserializeOwned> Pipe<S, R> {
     }
 
     fn take(&self) -> Result<Option<R>> {
-        let mut bytes = Vec::new();
-        let Some(taken) = self.end.try_recv_into(&mut bytes, Patience::Wait)? else {
-            return Ok(None);
-        };
-        if taken.is_plain() {
-            return codec::decode(&bytes).map(Some);
-        }
-        let message = taken.into_message(self.end.core().arena(), bytes)?;
-        codec::decode(message.bytes()).map(Some)
+        codec::receive(self.end.core().arena(), |bytes| {
+            self.end.try_recv_into(bytes, Patience::Wait)
+        })
     }
 }
 

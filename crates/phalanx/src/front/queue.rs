@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::handle::travels_as_handle;
 use super::{codec, deadline, retry};
 use crate::channel::queue::QueueCore;
-use crate::channel::{self, Patience, Taken};
+use crate::channel::{self, Patience};
 use crate::error::{Error, Result};
 
 /// A queue of `T`s, first in first out, with any number of producers and consumers.
@@ -171,9 +171,9 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn try_get(&self) -> Result<Option<T>> {
-        let mut bytes = Vec::new();
-        let taken = self.raw.try_get_into(&mut bytes, Patience::Wait)?;
-        taken.map(|taken| self.decode(taken, bytes)).transpose()
+        codec::receive(self.raw.core().arena(), |bytes| {
+            self.raw.try_get_into(bytes, Patience::Wait)
+        })
     }
 
     /// Takes the oldest item; waits for one for `timeout` at most.
@@ -191,14 +191,6 @@ impl<T: DeserializeOwned> Queue<T> {
             }
             retry(|| self.raw.wait_for_item(deadline))?;
         }
-    }
-
-    fn decode(&self, taken: Taken, bytes: Vec<u8>) -> Result<T> {
-        if taken.is_plain() {
-            return codec::decode(&bytes);
-        }
-        let message = taken.into_message(self.raw.core().arena(), bytes)?;
-        codec::decode(message.bytes())
     }
 }
 
