@@ -1,156 +1,17 @@
-//! The zygote: a small single-threaded process that forks ready-made children on request.
-//!
-//! ```text
-//!  client ──── control ────> warm child          one socket for all clients; whoever holds its
-//!    │                          │                other end may ask, and nobody else can
-//!    │                          ├── link ──> zygote     "taken": the connection, the client
-//!    └─── connection ───────────┘                       pid, then, from the zygote, the status
-//! ```
-//!
-//! A client sends one message over the control socket: a note, and descriptors, among them one end
-//! of a new *connection*. The message is read by the child that the zygote has forked ahead (the
-//! first one is forked when the first request comes), so a start costs one wake-up. That child hands
-//! the connection on to the zygote, tells the client its pid and becomes the process; the zygote
-//! forks the next one, and when the child ends it reaps it and writes the status to the connection.
-//! The connection is therefore the child's sentinel: readable when it has ended.
-//!
-//! Who dies, and what happens:
-//!
-//! | who | then |
-//! | --- | --- |
-//! | the client | its *watched* children are killed; the others go on |
-//! | all holders of the control socket | the zygote ends, once it has no children |
-//! | the warm child | another one is forked |
-//! | the zygote | the warm child is killed; a request that it had read is answered by the end of its connection, and the client asks another zygote; children go on, and their connections end with them, without a status |
+//! The side that forks: the zygote and the children it keeps ready.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::ExitStatus;
+use super::{LONGEST_NOTE, WATCHED};
 use crate::error::{Error, Kind, Result};
 use crate::os::{fdpass, pidfd, signal};
 
-/// How long a note may be.
-pub const LONGEST_NOTE: usize = 4096;
-
 /// How many children may end, one after the other, before they have read a request.
 const MOST_FAILURES: u32 = 8;
-
-/// The first byte of a request: whether the child is watched.
-const PLAIN: u8 = 1;
-const WATCHED: u8 = 2;
-
-// ---- the client ----------------------------------------------------------------------------------
-
-/// A child that a zygote has started for this process.
-#[derive(Debug)]
-pub struct Started {
-    /// Its process id.
-    pub pid: u32,
-    /// Readable when it has ended; for [`wait`].
-    pub connection: OwnedFd,
-}
-
-/// A request that has been sent; the child's pid is still to come.
-#[derive(Debug)]
-pub struct Pending(OwnedFd);
-
-/// Asks the zygote at the other end of `control` for a child. Blocks only if the socket is full.
-///
-/// The child gets `note` and copies of `fds`. If `watched`, it is killed when this process ends.
-///
-/// # Errors
-/// `is_peer_death()` if the zygote has ended, `is_too_large()` for a note that is too long.
-pub fn request(
-    control: BorrowedFd<'_>,
-    note: &[u8],
-    fds: &[BorrowedFd<'_>],
-    watched: bool,
-) -> Result<Pending> {
-    if note.len() > LONGEST_NOTE {
-        return Err(Error::new(
-            Kind::TooLarge,
-            format!(
-                "a note of {} bytes is longer than {LONGEST_NOTE}",
-                note.len()
-            ),
-        ));
-    }
-    let (ours, theirs) = fdpass::pair()?;
-    let me = pidfd::open(std::process::id())?;
-    let message = [&[if watched { WATCHED } else { PLAIN }], note].concat();
-    let all: Vec<_> = [theirs.as_fd(), me.as_fd()]
-        .into_iter()
-        .chain(fds.iter().copied())
-        .collect();
-    loop {
-        match fdpass::send(control, &message, &all) {
-            // Nothing was sent. It will not take long: there is always somebody who reads.
-            Err(error) if error.is_interrupted() => {}
-            done => return done.map(|()| Pending(ours)),
-        }
-    }
-}
-
-impl Pending {
-    /// Waits until the child exists.
-    ///
-    /// # Errors
-    /// `is_peer_death()` if the zygote died meanwhile: no child was started, ask another one.
-    /// `is_interrupted()`: call it again; if this is dropped instead, no child is started.
-    pub fn wait(&self) -> Result<u32> {
-        pidfd::wait_readable(self.0.as_fd(), None)?;
-        let mut word = [0; 4];
-        match fdpass::receive(self.0.as_fd(), &mut word, false)? {
-            Some((4, _)) => Ok(u32::from_ne_bytes(word)),
-            _ => Err(Error::new(
-                Kind::PeerDeath,
-                "the fork server ended before it had started the process",
-            )),
-        }
-    }
-
-    /// The child `pid` that [`wait`](Self::wait) told of.
-    pub fn started(self, pid: u32) -> Started {
-        Started {
-            pid,
-            connection: self.0,
-        }
-    }
-}
-
-/// Waits for the end of a child; `None` if the deadline passed. May be asked again and again.
-///
-/// # Errors
-/// `is_interrupted()` when a signal came; waiting again is right.
-pub fn wait(connection: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
-    if !pidfd::wait_readable(connection, deadline)? {
-        return Ok(None);
-    }
-    let mut word = [0; 4];
-    // It stays in the socket, so that every thread that waits gets the same answer.
-    Ok(Some(match fdpass::receive(connection, &mut word, true)? {
-        Some((4, _)) => ExitStatus::from_raw(i32::from_ne_bytes(word)),
-        _ => ExitStatus::UNKNOWN,
-    }))
-}
-
-/// Whether a zygote reads from the other end of `control`.
-pub fn is_alive(control: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(&control, PollFlags::empty())];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    !matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
-}
-
-// ---- the server ----------------------------------------------------------------------------------
 
 /// The zygote's side: asks its caller to fork, and looks after the children.
 ///

@@ -1,0 +1,114 @@
+//! The side that asks for children.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{LONGEST_NOTE, PLAIN, WATCHED};
+use crate::error::{Error, Kind, Result};
+use crate::os::{fdpass, pidfd};
+use crate::process::ExitStatus;
+
+/// A child that a zygote has started for this process.
+#[derive(Debug)]
+pub struct Started {
+    /// Its process id.
+    pub pid: u32,
+    /// Readable when it has ended; for [`wait`].
+    pub connection: OwnedFd,
+}
+
+/// A request that has been sent; the child's pid is still to come.
+#[derive(Debug)]
+pub struct Pending(OwnedFd);
+
+/// Asks the zygote at the other end of `control` for a child. Blocks only if the socket is full.
+///
+/// The child gets `note` and copies of `fds`. If `watched`, it is killed when this process ends.
+///
+/// # Errors
+/// `is_peer_death()` if the zygote has ended, `is_too_large()` for a note that is too long.
+pub fn request(
+    control: BorrowedFd<'_>,
+    note: &[u8],
+    fds: &[BorrowedFd<'_>],
+    watched: bool,
+) -> Result<Pending> {
+    if note.len() > LONGEST_NOTE {
+        return Err(Error::new(
+            Kind::TooLarge,
+            format!(
+                "a note of {} bytes is longer than {LONGEST_NOTE}",
+                note.len()
+            ),
+        ));
+    }
+    let (ours, theirs) = fdpass::pair()?;
+    let me = pidfd::open(std::process::id())?;
+    let message = [&[if watched { WATCHED } else { PLAIN }], note].concat();
+    let all: Vec<_> = [theirs.as_fd(), me.as_fd()]
+        .into_iter()
+        .chain(fds.iter().copied())
+        .collect();
+    loop {
+        match fdpass::send(control, &message, &all) {
+            // Nothing was sent. It will not take long: there is always somebody who reads.
+            Err(error) if error.is_interrupted() => {}
+            done => return done.map(|()| Pending(ours)),
+        }
+    }
+}
+
+impl Pending {
+    /// Waits until the child exists.
+    ///
+    /// # Errors
+    /// `is_peer_death()` if the zygote died meanwhile: no child was started, ask another one.
+    /// `is_interrupted()`: call it again; if this is dropped instead, no child is started.
+    pub fn wait(&self) -> Result<u32> {
+        pidfd::wait_readable(self.0.as_fd(), None)?;
+        let mut word = [0; 4];
+        match fdpass::receive(self.0.as_fd(), &mut word, false)? {
+            Some((4, _)) => Ok(u32::from_ne_bytes(word)),
+            _ => Err(Error::new(
+                Kind::PeerDeath,
+                "the fork server ended before it had started the process",
+            )),
+        }
+    }
+
+    /// The child `pid` that [`wait`](Self::wait) told of.
+    pub fn started(self, pid: u32) -> Started {
+        Started {
+            pid,
+            connection: self.0,
+        }
+    }
+}
+
+/// Waits for the end of a child; `None` if the deadline passed. May be asked again and again.
+///
+/// # Errors
+/// `is_interrupted()` when a signal came; waiting again is right.
+pub fn wait(connection: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
+    if !pidfd::wait_readable(connection, deadline)? {
+        return Ok(None);
+    }
+    let mut word = [0; 4];
+    // It stays in the socket, so that every thread that waits gets the same answer.
+    Ok(Some(match fdpass::receive(connection, &mut word, true)? {
+        Some((4, _)) => ExitStatus::from_raw(i32::from_ne_bytes(word)),
+        _ => ExitStatus::UNKNOWN,
+    }))
+}
+
+/// Whether a zygote reads from the other end of `control`.
+pub fn is_alive(control: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(&control, PollFlags::empty())];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    !matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
+}

@@ -1,0 +1,39 @@
+//! The zygote: a small single-threaded process that forks ready-made children on request.
+//!
+//! ```text
+//!  client ──── control ────> warm child          one socket for all clients; whoever holds its
+//!    │                          │                other end may ask, and nobody else can
+//!    │                          ├── link ──> zygote     "taken": the connection, the client
+//!    └─── connection ───────────┘                       pid, then, from the zygote, the status
+//! ```
+//!
+//! A client sends one message over the control socket: a note, and descriptors, among them one end
+//! of a new *connection*. The message is read by the child that the zygote has forked ahead (the
+//! first one is forked when the first request comes), so a start costs one wake-up. That child hands
+//! the connection on to the zygote, tells the client its pid and becomes the process; the zygote
+//! forks the next one, and when the child ends it reaps it and writes the status to the connection.
+//! The connection is therefore the child's sentinel: readable when it has ended.
+//!
+//! Who dies, and what happens:
+//!
+//! | who | then |
+//! | --- | --- |
+//! | the client | its *watched* children are killed; the others go on |
+//! | all holders of the control socket | the zygote ends, once it has no children |
+//! | the warm child | another one is forked |
+//! | the zygote | the warm child is killed; a request that it had read is answered by the end of its connection, and the client asks another zygote; children go on, and their connections end with them, without a status |
+
+mod client;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use client::{Pending, Started, is_alive, request, wait};
+pub use server::{Request, Zygote};
+
+/// How long a note may be.
+pub const LONGEST_NOTE: usize = 4096;
+
+/// The first byte of a request: whether the child is watched.
+const PLAIN: u8 = 1;
+const WATCHED: u8 = 2;
