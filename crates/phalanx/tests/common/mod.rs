@@ -24,7 +24,12 @@ pub(crate) fn run(tests: &[(&str, fn())]) -> ExitCode {
         }
         let _dog = Watchdog::new(name);
         let begin = Instant::now();
-        let good = catch_unwind(test).is_ok();
+        let passed = catch_unwind(test).is_ok();
+        let left = children();
+        if !left.is_empty() {
+            println!("test {name} has left processes: {left:?}");
+        }
+        let good = passed && left.is_empty();
         let said = if good { "ok" } else { "FAILED" };
         println!("test {name} ... {said} ({:.0?})", begin.elapsed());
         if !good {
@@ -92,6 +97,21 @@ pub(crate) fn runs(pid: u32) -> bool {
     };
     let state = stat.rsplit(") ").next().unwrap_or("").chars().next();
     !matches!(state, None | Some('Z' | 'X'))
+}
+
+/// The children of this process that run.
+fn children() -> Vec<u32> {
+    let me = std::process::id().to_string();
+    let parent_of = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(") ")?;
+        Some(fields.split(' ').nth(1)?.to_owned())
+    };
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| runs(*pid) && parent_of(pid).as_deref() == Some(me.as_str()))
+        .collect()
 }
 
 /// Sleeps until killed.
