@@ -3,8 +3,8 @@
 What has no types yet is `Any`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, final
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, final
 
 from typing_extensions import Self
 
@@ -207,3 +207,142 @@ class Connection:
 
 def join_by_pipe(first: Connection, second: Connection, duplex: bool) -> None: ...
 def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]: ...
+
+# -- pool ------------------------------------------------------------------------------------------
+
+_Result = TypeVar("_Result", bound=PoolResult)
+_Iterator = TypeVar("_Iterator", bound=PoolIterator)
+
+class PoolHub:
+    """The parent's side of a pool: it submits tasks and takes their results.
+
+    With ``put`` tasks go to that function as ``(job, index, function, args, kwargs)``, and results
+    come by `set_result`; else workers join by `end`.
+    """
+
+    def __new__(
+        cls,
+        maintain: Callable[[], object],
+        start_thread: Callable[[Callable[[], object]], object],
+        put: Callable[[Any], object] | None = None,
+    ) -> PoolHub: ...
+    @property
+    def end(self) -> PoolEnd | None: ...
+    def apply(
+        self,
+        function: Callable[..., Any],
+        args: Iterable[Any],
+        kwargs: Mapping[str, Any] | None,
+    ) -> Any:
+        """Blocks for the result."""
+    def apply_async(
+        self,
+        class_: type[_Result],
+        pool: object,
+        function: Callable[..., Any],
+        args: Iterable[Any],
+        kwargs: Mapping[str, Any] | None,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> _Result: ...
+    def map(
+        self, function: Callable[..., Any], iterable: Collection[Any], chunksize: int, star: bool
+    ) -> list[Any]:
+        """Blocks for the results."""
+    def map_async(
+        self,
+        class_: type[_Result],
+        pool: object,
+        function: Callable[..., Any],
+        iterable: Collection[Any],
+        chunksize: int,
+        star: bool,
+        callback: Callable[[list[Any]], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> _Result: ...
+    def imap(
+        self,
+        class_: type[_Iterator],
+        pool: object,
+        function: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int,
+        ordered: bool,
+    ) -> _Iterator: ...
+    def put_tasks(
+        self,
+        tasks: Iterable[tuple[Any, ...]],
+        set_length: Callable[[int], object] | None = None,
+    ) -> None: ...
+    def set_result(self, job: int, index: int, success: bool, value: object) -> None: ...
+    def bury(self, pid: int) -> tuple[int | None, bool, bool, tuple[int, int] | None]:
+        """``(worker, was_ready, had_left, (job, index) of the task that is lost)``."""
+    def set_workers(self, size: int, sentinels: list[int]) -> None: ...
+    def has_ready_workers(self) -> bool: ...
+    def start_error(self) -> BaseException | None: ...
+    def open_jobs(self) -> list[int]: ...
+    def is_idle(self) -> bool: ...
+    def close(self) -> None: ...
+    def settle(self, timeout: float | None = None) -> bool:
+        """Waits until nothing is outstanding."""
+    def break_off(self, error: BaseException) -> None: ...
+    def stop(self, error: BaseException) -> None: ...
+    def join_supervisor(self, timeout: float) -> None: ...
+
+class PoolEnd:
+    """The workers' end of a pool; it can be pickled into a child."""
+
+    def enter(self) -> PoolSeat: ...
+
+class PoolSeat:
+    """A worker's place in its pool."""
+
+    def report(self, error: BaseException) -> None:
+        """Tells the parent that the initializer has failed."""
+    def serve(self, maxtasks: int | None, wrap: bool) -> int:
+        """Works until the pool is closed or ``maxtasks`` tasks are done; how many there were."""
+
+class PoolResult:
+    """The base of `phalanx.pool.ApplyResult` and `MapResult`."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def _create(
+        self,
+        hub: PoolHub,
+        pool: object,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+        chunksize: int | None = None,
+        length: int = 0,
+    ) -> None: ...
+    def get(self, timeout: float | None = None) -> Any: ...
+    def wait(self, timeout: float | None = None) -> None: ...
+    def ready(self) -> bool: ...
+    def successful(self) -> bool: ...
+    def _set(self, i: int, obj: tuple[bool, Any]) -> None: ...
+    @property
+    def _job(self) -> int: ...
+    @property
+    def _pool(self) -> Any: ...
+    @property
+    def _success(self) -> bool: ...
+    @property
+    def _value(self) -> Any: ...
+
+class PoolIterator:
+    """The base of `phalanx.pool.IMapIterator`."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def _create(self, hub: PoolHub, pool: object, ordered: bool) -> None: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+    def next(self, timeout: float | None = None) -> Any: ...
+    def _set(self, i: int, obj: tuple[bool, Any]) -> None: ...
+    def _set_length(self, length: int) -> None: ...
+    @property
+    def _job(self) -> int: ...
+
+class PoolErrand:
+    """What a thread of a pool does."""
+
+    def __call__(self) -> None: ...

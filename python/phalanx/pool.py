@@ -16,11 +16,12 @@ import time
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import _phalanx, util
 from .context import TimeoutError as TimeoutError
+from .reduction import ForkingPickler
 
 if TYPE_CHECKING:
     from .context import BaseContext
@@ -35,8 +36,6 @@ TERMINATE = "TERMINATE"
 
 #: How long terminate() waits for workers to follow SIGTERM before it kills them, in seconds.
 GRACE = 5.0
-
-job_counter = itertools.count()
 
 
 def mapstar(args: tuple[Callable[..., Any], Iterable[Any]]) -> list[Any]:
@@ -131,18 +130,6 @@ class MaybeEncodingError(Exception):
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self}>"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_encoding_error, (type(self), self.exc, self.value)
-
-
-def _rebuild_encoding_error(
-    cls: type[MaybeEncodingError], exc: str, value: str
-) -> MaybeEncodingError:
-    error = cls.__new__(cls)
-    Exception.__init__(error, exc, value)
-    error.exc, error.value = exc, value
-    return error
-
 
 def _text(value: object) -> str:
     """The value's repr; a stand-in if it has none."""
@@ -150,6 +137,37 @@ def _text(value: object) -> str:
         return repr(value)
     except Exception:
         return f"<{type(value).__name__} object, whose repr failed>"
+
+
+def _pack_error(error: BaseException, wrap: bool) -> tuple[bytes, str | None]:
+    """The exception's pickle, and the text of its traceback if ``wrap``.
+
+    Apart from each other, so that the text arrives even if the exception cannot be unpickled.
+    """
+    text = ExceptionWithTraceback(error, error.__traceback__).tb if wrap else None
+    try:
+        return bytes(ForkingPickler.dumps(error)), text
+    except Exception as refusal:
+        return bytes(ForkingPickler.dumps(MaybeEncodingError(refusal, error))), text
+
+
+def _pack_refusal(refusal: BaseException, value: object) -> tuple[bytes, None]:
+    """What is sent in place of a value that could not be."""
+    return bytes(ForkingPickler.dumps(MaybeEncodingError(refusal, value))), None
+
+
+def _unpack_error(packed: tuple[bytes, str | None]) -> BaseException:
+    """The exception of `_pack_error`; if it cannot be unpickled, the error of that."""
+    pickled, text = packed
+    try:
+        error = ForkingPickler.loads(pickled)
+    except Exception as failure:
+        error = failure
+        if hasattr(error, "add_note"):
+            error.add_note("raised by unpickling the exception that a task of the pool ended with")
+    if not isinstance(error, BaseException):
+        error = TypeError(f"the exception of a task was unpickled as {_text(error)}")
+    return error if text is None else rebuild_exc(error, text)
 
 
 def _helper_reraises_exception(ex: BaseException) -> None:
@@ -169,11 +187,11 @@ def _pickle_by_value(function: Any, refused: BaseException | None) -> bytes | No
     if refused is None and hasattr(sys.modules.get("__main__"), "__file__"):
         return None
     try:
-        import cloudpickle
+        import cloudpickle  # type: ignore[import-untyped,unused-ignore]
     except ImportError:
         return None
     try:
-        return cloudpickle.dumps(function)
+        return bytes(cloudpickle.dumps(function))
     except Exception:
         if refused is None:
             return None
@@ -202,10 +220,7 @@ def worker(
         try:
             initializer(*initargs)
         except BaseException as error:
-            try:
-                seat.report(ExceptionWithTraceback(error, error.__traceback__))
-            except Exception:
-                seat.report(MaybeEncodingError("it cannot be pickled", error))
+            seat.report(error)
             raise
     done = seat.serve(maxtasks, wrap_exception)
     util.debug("worker exiting after %d tasks", done)
@@ -219,12 +234,17 @@ def _serve_queues(
     maxtasks: int | None,
     wrap_exception: bool,
 ) -> None:
-    """The worker's loop over queues that are not the pool's own: threads, and subclasses' queues."""
+    """The worker's loop over other queues than the pool's own: those of threads and subclasses."""
     if hasattr(inqueue, "_writer"):
         inqueue._writer.close()
         outqueue._reader.close()
     if initializer is not None:
-        initializer(*initargs)
+        try:
+            initializer(*initargs)
+        except BaseException as error:
+            if isinstance(outqueue, _Results):
+                outqueue.report(error)
+            raise
     for _ in itertools.repeat(None) if maxtasks is None else range(maxtasks):
         try:
             task = inqueue.get()
@@ -236,11 +256,15 @@ def _serve_queues(
             return
         job, index, function, args, kwargs = task
         task = None
+        result: Any
         try:
             result = (True, function(*args, **kwargs))
         except BaseException as error:
             wrapped = wrap_exception and function is not _helper_reraises_exception
-            result = (False, ExceptionWithTraceback(error, error.__traceback__) if wrapped else error)
+            result = (
+                False,
+                ExceptionWithTraceback(error, error.__traceback__) if wrapped else error,
+            )
         try:
             outqueue.put((job, index, result))
         except Exception as error:
@@ -271,7 +295,7 @@ class ApplyResult(_phalanx.PoolResult):
         pool = self._pool
         return {} if pool is None else pool._cache
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 AsyncResult = ApplyResult
@@ -322,6 +346,12 @@ class Pool:
     """
 
     _wrap_exception = True
+    _hub: _phalanx.PoolHub
+    _inqueue: Any
+    _outqueue: Any
+    # Set by subclasses that bring queues of their own.
+    _quick_put: Callable[[Any], object]
+    _quick_get: Callable[[], Any]
 
     @staticmethod
     def Process(ctx: BaseContext, *args: Any, **kwds: Any) -> BaseProcess:  # noqa: N802
@@ -354,10 +384,11 @@ class Pool:
         self._initargs = initargs
         self._maxtasksperchild = maxtasksperchild
         self._failed_starts = 0
+        self._start_error: BaseException | None = None
         self._maintenance = threading.Lock()
-        self._hub: Any = None
         self._setup_queues()
-        if self._hub is None:
+        if not hasattr(self, "_hub"):
+            # A subclass has queues of its own.
             self._hub = _phalanx.PoolHub(_Maintainer(self), _start_thread, self._quick_put)
             _start_thread(_ResultReader(self._hub, self._quick_get))
         self._taskqueue = _TaskQueue(self._hub)
@@ -380,15 +411,12 @@ class Pool:
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn, RUN: str = RUN) -> None:  # noqa: N803
         if self._state == RUN:
-            _warn(
-                f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self
-            )
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
 
     def __repr__(self) -> str:
         cls = type(self)
         return (
-            f"<{cls.__module__}.{cls.__qualname__} state={self._state} "
-            f"pool_size={len(self._pool)}>"
+            f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={len(self._pool)}>"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -509,7 +537,7 @@ class Pool:
     def _replace_workers(self) -> None:
         if self._failed_starts > self._processes + 2:
             # Workers die as fast as they are started: no more of them.
-            if not self._hub.has_ready_workers():
+            if not self._has_ready_workers():
                 self._hub.break_off(self._cannot_start())
             self._watch_workers()
             return
@@ -521,9 +549,14 @@ class Pool:
                 died.__cause__ = error
                 self._hub.break_off(died)
 
+    def _has_ready_workers(self) -> bool:
+        return self._hub.has_ready_workers()
+
     def _cannot_start(self) -> WorkerDied:
-        cause = self._hub.start_error()
-        what = "die before they can work" if cause is None else f"fail in the initializer: {cause!r}"
+        cause = self._start_error or self._hub.start_error()
+        what = (
+            "die before they can work" if cause is None else f"fail in the initializer: {cause!r}"
+        )
         error = WorkerDied(f"the pool cannot work: its workers {what}")
         error.__cause__ = cause
         return error
@@ -531,9 +564,14 @@ class Pool:
     # -- calls ---------------------------------------------------------------------------------
 
     def apply(
-        self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}  # noqa: B006
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},  # noqa: B006
     ) -> Any:
         """``func(*args, **kwds)`` in a worker; blocks for the result."""
+        if type(self).apply_async is not Pool.apply_async:
+            return self.apply_async(func, args, kwds).get()
         self._check_running()
         return self._hub.apply(func, args, kwds)
 
@@ -550,9 +588,7 @@ class Pool:
         Callbacks are called in a thread of the pool, one at a time.
         """
         self._check_running()
-        return self._hub.apply_async(
-            ApplyResult, self, func, args, kwds, callback, error_callback
-        )
+        return self._hub.apply_async(ApplyResult, self, func, args, kwds, callback, error_callback)
 
     def map(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
@@ -561,7 +597,7 @@ class Pool:
 
         All items are worked on, then the first error is raised if there was one.
         """
-        return self._map(func, iterable, chunksize, False)
+        return self._map(func, iterable, mapstar, chunksize)
 
     def starmap(
         self,
@@ -570,7 +606,7 @@ class Pool:
         chunksize: int | None = None,
     ) -> list[Any]:
         """As `map`, for ``func(*item)``."""
-        return self._map(func, iterable, chunksize, True)
+        return self._map(func, iterable, starmapstar, chunksize)
 
     def map_async(
         self,
@@ -595,11 +631,18 @@ class Pool:
         return self._map_async(func, iterable, starmapstar, chunksize, callback, error_callback)
 
     def _map(
-        self, func: Callable[..., Any], iterable: Any, chunksize: int | None, star: bool
+        self,
+        func: Callable[..., Any],
+        iterable: Any,
+        mapper: Callable[..., Any],
+        chunksize: int | None,
     ) -> list[Any]:
+        if type(self)._map_async is not Pool._map_async:
+            result: list[Any] = self._map_async(func, iterable, mapper, chunksize).get()
+            return result
         self._check_running()
         items, chunksize = self._chunks(iterable, chunksize)
-        return self._hub.map(func, items, chunksize, star)
+        return self._hub.map(func, items, chunksize, mapper is starmapstar)
 
     def _map_async(
         self,
@@ -721,7 +764,7 @@ class Pool:
 
     @classmethod
     def _terminate_pool(
-        cls, hub: Any, pool: list[Any], maintenance: threading.Lock, inqueue: Any
+        cls, hub: _phalanx.PoolHub, pool: list[Any], maintenance: threading.Lock, inqueue: Any
     ) -> None:
         util.debug("finalizing pool")
         hub.stop(RuntimeError("the pool was terminated before this call was done"))
@@ -767,7 +810,7 @@ def _worker_died(process: Any, task: int) -> WorkerDied:
             name = f"signal {-exitcode}"
         how = f"was killed by {name}"
     return WorkerDied(
-        f"worker {process.name} (pid {process.pid}) {how} in the middle of task {task} of this call",
+        f"worker {process.name} (pid {process.pid}) {how} in the middle of task {task} of the call",
         process.name,
         process.pid,
         exitcode,
@@ -790,7 +833,7 @@ class _Maintainer:
 class _TaskQueue:
     """What stands for the queue of tasks: subclasses put ``(tasks, set_length)`` into it."""
 
-    def __init__(self, hub: Any) -> None:
+    def __init__(self, hub: _phalanx.PoolHub) -> None:
         self._hub = hub
 
     def put(self, item: tuple[Iterable[Any], Callable[[int], object] | None] | None) -> None:
@@ -802,7 +845,7 @@ class _TaskQueue:
 class _ResultReader:
     """Takes results from a queue that a subclass has set up."""
 
-    def __init__(self, hub: Any, get: Callable[[], Any]) -> None:
+    def __init__(self, hub: _phalanx.PoolHub, get: Callable[[], Any]) -> None:
         self._hub = hub
         self._get = get
 
@@ -849,7 +892,10 @@ class ThreadPool(Pool):
     def _setup_queues(self) -> None:
         self._inqueue = queue.SimpleQueue()
         self._hub = _phalanx.PoolHub(_Maintainer(self), _start_thread, self._inqueue.put)
-        self._outqueue = _Results(self._hub)
+        self._outqueue = _Results(self)
+
+    def _has_ready_workers(self) -> bool:
+        return bool(self._pool)
 
     def _end_workers(self) -> None:
         for _ in self._pool:
@@ -870,10 +916,18 @@ class ThreadPool(Pool):
 class _Results:
     """Where worker threads put their results: straight into the calls they belong to."""
 
-    def __init__(self, hub: Any) -> None:
-        self._hub = hub
+    def __init__(self, pool: ThreadPool) -> None:
+        self._hub = pool._hub
+        self._pool = weakref.ref(pool)
 
     def put(self, result: tuple[int, int, tuple[bool, Any]]) -> None:
         """Deliver ``(job, index, (success, value))``."""
         job, index, (success, value) = result
         self._hub.set_result(job, index, success, value)
+
+    def report(self, error: BaseException) -> None:
+        """Tell that the initializer has raised ``error``."""
+        pool = self._pool()
+        if pool is not None:
+            pool._failed_starts += 1
+            pool._start_error = error

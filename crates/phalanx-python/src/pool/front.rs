@@ -31,9 +31,13 @@ impl PoolHub {
         &self.hub
     }
 
-    fn open(&self, py: Python<'_>, job: Job) -> PyResult<Arc<Job>> {
+    /// Makes a job known; it keeps `pool` alive if nobody waits for it.
+    fn open(&self, py: Python<'_>, job: Job, pool: Option<Py<PyAny>>) -> PyResult<Arc<Job>> {
         let job = Arc::new(job);
         if !job.is_done() {
+            if let Some(pool) = pool {
+                job.hold_pool(pool);
+            }
             self.hub.open(py, &job)?;
         }
         Ok(job)
@@ -137,7 +141,7 @@ impl PoolHub {
         args: &Bound<'_, PyAny>,
         kwargs: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let job = self.open(py, Job::one(Hub::new_id(), Callbacks::default()))?;
+        let job = self.open(py, Job::one(Hub::new_id(), Callbacks::default()), None)?;
         self.send(&job, function, args, kwargs)?;
         self.finish(py, &job)
     }
@@ -162,8 +166,8 @@ impl PoolHub {
             success: callback,
             error: error_callback,
         };
-        let job = self.open(py, Job::one(Hub::new_id(), callbacks))?;
-        let result = self.result(class_, pool, &job)?;
+        let job = self.open(py, Job::one(Hub::new_id(), callbacks), Some(pool))?;
+        let result = self.result(class_, &job)?;
         self.send(&job, function, args, kwargs)?;
         self.hub.supervise_from_now(py)?;
         Ok(result)
@@ -183,7 +187,11 @@ impl PoolHub {
         let id = Hub::new_id();
         let single = chunksize == 1;
         let callbacks = Callbacks::default();
-        let job = self.open(py, Job::map(py, id, chunksize, length, single, callbacks)?)?;
+        let job = self.open(
+            py,
+            Job::map(py, id, chunksize, length, single, callbacks)?,
+            None,
+        )?;
         self.begin(py, &job, function, |target| {
             map_source(iterable, target, chunksize, star)
         })?;
@@ -213,8 +221,12 @@ impl PoolHub {
             error: error_callback,
         };
         let (id, single) = (Hub::new_id(), chunksize == 1);
-        let job = self.open(py, Job::map(py, id, chunksize, length, single, callbacks)?)?;
-        let result = self.result(class_, pool, &job)?;
+        let job = self.open(
+            py,
+            Job::map(py, id, chunksize, length, single, callbacks)?,
+            Some(pool),
+        )?;
+        let result = self.result(class_, &job)?;
         self.begin(py, &job, function, |target| {
             let mut source = map_source(iterable, target, chunksize, star)?;
             source.foreign = !is_tame(iterable);
@@ -242,13 +254,12 @@ impl PoolHub {
         chunksize: usize,
         ordered: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let job = self.open(py, Job::items(Hub::new_id(), ordered))?;
+        let job = self.open(py, Job::items(Hub::new_id(), ordered), Some(pool))?;
         let result = class_.call_method1("__new__", (class_,))?;
-        result.cast::<PoolIterator>()?.get().tie(Ties::new(
-            Arc::clone(&self.hub),
-            Arc::clone(&job),
-            pool,
-        ))?;
+        result
+            .cast::<PoolIterator>()?
+            .get()
+            .tie(Ties::new(&self.hub, &job))?;
         let floor = 2 * self.hub.size() as u64 + 2;
         self.begin(py, &job, function, |function| {
             Ok(Source {
@@ -393,15 +404,13 @@ impl PoolHub {
     fn result<'py>(
         &self,
         class_: &Bound<'py, PyType>,
-        pool: Py<PyAny>,
         job: &Arc<Job>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let result = class_.call_method1("__new__", (class_,))?;
-        result.cast::<PoolResult>()?.get().tie(Ties::new(
-            Arc::clone(&self.hub),
-            Arc::clone(job),
-            pool,
-        ))?;
+        result
+            .cast::<PoolResult>()?
+            .get()
+            .tie(Ties::new(&self.hub, job))?;
         Ok(result)
     }
 }

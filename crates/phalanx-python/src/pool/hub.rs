@@ -40,7 +40,7 @@ use crate::process::borrow_all;
 /// How long the leader sleeps before it looks after the workers.
 pub(super) const SLICE: Duration = Duration::from_millis(50);
 /// Results that the leader takes before it looks at anything else.
-const ROUND: usize = 256;
+pub(super) const ROUND: usize = 256;
 /// Stands for "any job" in [`Parked`].
 const ANY: u64 = u64::MAX;
 
@@ -325,8 +325,15 @@ impl Hub {
                 self.called.fetch_sub(1, AcqRel);
             }
         }
+        self.end(job);
+    }
+
+    /// The last thing that happens to a job.
+    fn end(&self, job: &Job) {
         job.set_done();
         self.notify(job.id);
+        // Last: if nobody else has the pool, this ends it.
+        job.release_pool();
     }
 
     /// Calls the callbacks of complete jobs. What they raise is reported and goes no further.
@@ -339,8 +346,7 @@ impl Hub {
                 error.write_unraisable(py, Some(callback.bind(py)));
             }
             self.called.fetch_sub(1, AcqRel);
-            job.set_done();
-            self.notify(job.id);
+            self.end(&job);
         }
     }
 
@@ -497,13 +503,16 @@ impl Hub {
                     buffers.map(|b| b.len()).sum::<usize>()
                 });
             let body = bytes.get(8..).unwrap_or_default();
-            let decoded = wire::decode(py, tag, body, large);
             let outcome = Outcome::of(tag);
+            let decoded = wire::decode(py, tag, body, large).and_then(|value| match outcome {
+                Outcome::Value => Ok(value),
+                Outcome::Error | Outcome::StartError => unpack_error(&value),
+            });
             let mut interrupted = None;
             let (success, value) = match decoded {
                 Ok(value) => (outcome == Outcome::Value, value),
                 Err(error) => {
-                    let value = unloadable(py, &error, outcome);
+                    let value = unloadable(py, &error);
                     interrupted = (!error.is_instance_of::<PyException>(py)).then_some(error);
                     (false, value)
                 }
@@ -593,6 +602,11 @@ impl Hub {
         Some(Leading(self))
     }
 
+    /// Whether some thread takes results.
+    pub(super) fn is_led(&self) -> bool {
+        self.lead().by.is_some()
+    }
+
     fn leads(&self) -> bool {
         self.lead().by == Some(this_thread())
     }
@@ -665,18 +679,23 @@ impl Hub {
         }
         loop {
             let leads = self.leads();
-            let until = if leads {
-                let slice = Instant::now() + Duration::from_millis(2);
-                Some(deadline.map_or(slice, |deadline| deadline.min(slice)))
-            } else {
-                deadline
+            let slice = match (leads, self.parent()) {
+                (true, _) => Some(Duration::from_millis(2)),
+                (false, None) => Some(SLICE),
+                (false, Some(_)) => None,
+            };
+            let slice = slice.map(|slice| Instant::now() + slice);
+            let until = match (slice, deadline) {
+                (Some(slice), Some(deadline)) => Some(slice.min(deadline)),
+                (one, other) => one.or(other),
             };
             match py.detach(|| futex::wait(&parker, 0, until)) {
                 futex::Wait::Woken => return Ok(true),
-                futex::Wait::TimedOut if leads => {
-                    return Ok(deadline.is_none_or(|deadline| Instant::now() < deadline));
+                futex::Wait::TimedOut if deadline.is_some_and(|d| Instant::now() >= d) => {
+                    return Ok(false);
                 }
-                futex::Wait::TimedOut => return Ok(false),
+                futex::Wait::TimedOut if leads => return Ok(true),
+                futex::Wait::TimedOut => self.look_if_due(py)?,
                 futex::Wait::Interrupted => py.check_signals()?,
             }
         }
@@ -723,8 +742,8 @@ impl Hub {
     /// Calls the front's `maintain` if a worker has ended.
     pub(super) fn look(&self, py: Python<'_>) -> PyResult<()> {
         *locked(&self.looked) = Instant::now();
-        if self.parent().is_some() {
-            let sentinels = locked(&self.sentinels).clone();
+        let sentinels = locked(&self.sentinels).clone();
+        if !sentinels.is_empty() {
             let fds = borrow_all(&sentinels)?;
             let mut fds: Vec<_> = fds
                 .iter()
@@ -735,7 +754,7 @@ impl Hub {
                 tv_nsec: 0,
             };
             // A descriptor that was closed in the meantime counts as ended.
-            if !matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0) && !fds.is_empty() {
+            if !matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0) {
                 return Ok(());
             }
         }
@@ -787,18 +806,21 @@ impl Drop for Unpark<'_> {
     }
 }
 
-/// What stands for a result that could not be loaded.
+/// The error that stands for a result that could not be loaded.
 #[cold]
-fn unloadable<'py>(py: Python<'py>, error: &PyErr, outcome: Outcome) -> Bound<'py, PyAny> {
-    let what = match outcome {
-        Outcome::Value => "the result of a task",
-        Outcome::Error | Outcome::StartError => "the exception that a task ended with",
-    };
+fn unloadable<'py>(py: Python<'py>, error: &PyErr) -> Bound<'py, PyAny> {
     // Where Python knows notes (3.11 on), the error says where it comes from.
-    let note = format!("raised by unpickling {what}, in the process of the pool");
+    let note = "raised by unpickling the result of a task, in the process that has the pool";
     let value = error.value(py).clone().into_any();
     let _ = value.call_method1("add_note", (note,));
     value
+}
+
+/// The exception that a worker has packed.
+#[cold]
+fn unpack_error<'py>(packed: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let helper = packed.py().import("phalanx.pool")?;
+    helper.call_method1("_unpack_error", (packed,))
 }
 
 /// A task as the standard library's workers know it.

@@ -9,7 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use phalanx::os::futex;
 use pyo3::exceptions::PyRuntimeError;
@@ -17,6 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use super::feed::Flow;
+use super::hub::locked;
 
 /// See the module. Its number is unique in this process.
 pub(super) struct Job {
@@ -25,6 +26,8 @@ pub(super) struct Job {
     done: AtomicBool,
     state: Mutex<State>,
     flow: Mutex<Flow>,
+    /// Keeps the pool alive until the job is done.
+    pool: Mutex<Option<Py<PyAny>>>,
     /// Changes when the thread that reads the call's iterable is to look for room.
     pub(super) room: AtomicU32,
 }
@@ -111,6 +114,7 @@ impl Job {
                 callbacks,
             }),
             flow: Mutex::default(),
+            pool: Mutex::default(),
             room: AtomicU32::new(0),
         }
     }
@@ -164,9 +168,23 @@ impl Job {
         Self::new(id, Shape::Items(items), Callbacks::default())
     }
 
+    /// Keeps `pool` alive until the job is done.
+    pub(super) fn hold_pool(&self, pool: Py<PyAny>) {
+        *locked(&self.pool) = Some(pool);
+    }
+
+    pub(super) fn pool(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        locked(&self.pool).as_ref().map(|pool| pool.clone_ref(py))
+    }
+
+    pub(super) fn release_pool(&self) {
+        let pool = locked(&self.pool).take();
+        drop(pool);
+    }
+
     /// How much of the call has been handed over, and what is left.
     pub(super) fn flow(&self) -> MutexGuard<'_, Flow> {
-        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.flow)
     }
 
     pub(super) fn count_fed(&self, bytes: usize) {
@@ -227,7 +245,7 @@ impl Job {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Takes in the result of part `index`: a value, or an exception if not `success`.

@@ -2,51 +2,38 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyAnyMethods;
 
 use super::front::PoolHub;
-use super::hub::{Hub, locked};
+use super::hub::Hub;
 use super::job::{Callbacks, Job, Next, raise};
 use crate::wait::deadline;
 
 /// A job and the pool it belongs to.
 pub(super) struct Ties {
-    pub(super) hub: Arc<Hub>,
-    pub(super) job: Arc<Job>,
-    /// Keeps the pool alive as long as results are due.
-    pool: Mutex<Option<Py<PyAny>>>,
+    hub: Arc<Hub>,
+    job: Arc<Job>,
 }
 
 impl Ties {
-    pub(super) fn new(hub: Arc<Hub>, job: Arc<Job>, pool: Py<PyAny>) -> Self {
+    pub(super) fn new(hub: &Arc<Hub>, job: &Arc<Job>) -> Self {
         Self {
-            hub,
-            job,
-            pool: Mutex::new(Some(pool)),
+            hub: Arc::clone(hub),
+            job: Arc::clone(job),
         }
-    }
-
-    fn release_pool(&self) {
-        let pool = locked(&self.pool).take();
-        drop(pool);
     }
 
     /// Waits until the job is done.
     fn wait(&self, py: Python<'_>, until: Option<Instant>) -> PyResult<bool> {
         let job = &*self.job;
-        let done = job.is_done()
+        Ok(job.is_done()
             || self
                 .hub
-                .wait(py, Some(job.id), &|| job.is_done(), until, false)?;
-        if done {
-            self.release_pool();
-        }
-        Ok(done)
+                .wait(py, Some(job.id), &|| job.is_done(), until, false)?)
     }
 }
 
@@ -123,9 +110,10 @@ impl PoolResult {
             Some(chunk) => Job::map(py, id, chunk, length, false, callbacks)?,
         });
         if !job.is_done() {
+            job.hold_pool(pool);
             hub.open(py, &job)?;
         }
-        self.tie(Ties::new(Arc::clone(hub), job, pool))
+        self.tie(Ties::new(hub, &job))
     }
 
     /// Waits for the result, at most `timeout` seconds (None: for ever), and returns it; raises what
@@ -180,8 +168,7 @@ impl PoolResult {
     /// The pool, until the result is there.
     #[getter]
     fn _pool(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        let pool = locked(&tied(&self.ties)?.pool);
-        Ok(pool.as_ref().map(|pool| pool.clone_ref(py)))
+        Ok(tied(&self.ties)?.job.pool(py))
     }
 
     /// Whether it went well so far.
@@ -227,7 +214,6 @@ impl PoolIterator {
                 }
                 Next::End => {
                     self.ended.store(true, Relaxed);
-                    ties.release_pool();
                     return Ok(None);
                 }
                 Next::NotYet => {
@@ -262,8 +248,9 @@ impl PoolIterator {
     ) -> PyResult<()> {
         let hub = hub.get().hub();
         let job = Arc::new(Job::items(Hub::new_id(), ordered));
+        job.hold_pool(pool);
         hub.open(py, &job)?;
-        self.tie(Ties::new(Arc::clone(hub), job, pool))
+        self.tie(Ties::new(hub, &job))
     }
 
     fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
-use phalanx::arena::{Buffer, Shared};
+use phalanx::arena::Shared;
 use phalanx::pool::{FunctionKey, PoolCore, Task, Worker};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
@@ -56,7 +56,8 @@ pub(crate) struct PoolSeat {
 impl PoolSeat {
     /// Tells the parent that the initializer has raised `error`.
     fn report(&self, error: &Bound<'_, PyAny>) -> PyResult<()> {
-        codec::encode(error, |bytes, tag, _| {
+        let packed = pack_error(error, None, true)?;
+        codec::encode(&packed, |bytes, tag, _| {
             let tag = Outcome::StartError.tag(tag);
             self.worker.note(bytes, tag).map_err(to_py)
         })
@@ -121,17 +122,15 @@ impl PoolSeat {
         wrap: bool,
     ) -> PyResult<()> {
         let number = task.number;
-        let outcome = self
-            .call(py, task, bytes, loaded)
-            .and_then(|value| self.deliver(number, Outcome::Value, &value));
-        match outcome {
-            Ok(Sent::Yes) => Ok(()),
-            Ok(Sent::Refused { value, error }) => {
-                let wrapped = unsendable(py, &error, &value)?;
-                self.deliver_or_die(number, &wrapped)
-            }
-            Err(error) => self.fail(py, number, error, wrap),
-        }
+        let packed = match self.call(py, task, bytes, loaded) {
+            Ok(value) => match self.deliver(number, Outcome::Value, &value) {
+                Ok(()) => return Ok(()),
+                Err(refused) => pack_error(refused.value(py).as_any(), Some(&value), false)?,
+            },
+            Err(error) => pack_error(error.value(py).as_any(), None, wrap)?,
+        };
+        // If even that cannot be sent, the worker ends, and its death tells.
+        self.deliver(number, Outcome::Error, &packed)
     }
 
     /// Calls the task's function.
@@ -180,75 +179,31 @@ impl PoolSeat {
         }
     }
 
-    /// Delivers a value or an exception, if it can be encoded.
-    fn deliver<'py>(
-        &self,
-        number: u64,
-        outcome: Outcome,
-        value: &Bound<'py, PyAny>,
-    ) -> PyResult<Sent<'py>> {
-        let send = |bytes: &[u8], tag: u16, buffers: Vec<Buffer>| {
+    /// Delivers a value or a packed exception, if it can be encoded.
+    fn deliver(&self, number: u64, outcome: Outcome, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        codec::encode(value, |bytes, tag, buffers| {
             let tag = outcome.tag(tag);
             self.worker
                 .finish(number, bytes, tag, buffers)
                 .map_err(to_py)
-        };
-        match codec::encode(value, send) {
-            Ok(()) => Ok(Sent::Yes),
-            Err(error) => Ok(Sent::Refused {
-                value: value.clone(),
-                error,
-            }),
-        }
-    }
-
-    /// Delivers the exception that a task ended with.
-    #[cold]
-    fn fail(&self, py: Python<'_>, number: u64, error: PyErr, wrap: bool) -> PyResult<()> {
-        let exception = error.value(py).clone().into_any();
-        let sent = if wrap {
-            let class = py
-                .import("phalanx.pool")?
-                .getattr("ExceptionWithTraceback")?;
-            let wrapped = class.call1((&exception, error.traceback(py)))?;
-            self.deliver(number, Outcome::Error, &wrapped)?
-        } else {
-            self.deliver(number, Outcome::Error, &exception)?
-        };
-        if let Sent::Refused { error, .. } = sent {
-            let wrapped = unsendable(py, &error, &exception)?;
-            self.deliver_or_die(number, &wrapped)?;
-        }
-        Ok(())
-    }
-
-    /// Delivers an exception that can be encoded. If even that cannot be sent, the worker ends, and
-    /// its death tells.
-    fn deliver_or_die(&self, number: u64, exception: &Bound<'_, PyAny>) -> PyResult<()> {
-        match self.deliver(number, Outcome::Error, exception)? {
-            Sent::Yes => Ok(()),
-            Sent::Refused { error, .. } => Err(error),
-        }
+        })
     }
 }
 
-enum Sent<'py> {
-    Yes,
-    Refused {
-        value: Bound<'py, PyAny>,
-        error: PyErr,
-    },
-}
-
-/// The `MaybeEncodingError` for `value`.
+/// An exception as something that can surely be sent: with the traceback if `wrap`; with `value`, the
+/// `MaybeEncodingError` of that value, which `error` kept from being sent.
 #[cold]
-fn unsendable<'py>(
-    py: Python<'py>,
-    error: &PyErr,
-    value: &Bound<'py, PyAny>,
+fn pack_error<'py>(
+    error: &Bound<'py, PyAny>,
+    value: Option<&Bound<'py, PyAny>>,
+    wrap: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let class = py.import("phalanx.pool")?.getattr("MaybeEncodingError")?;
-    class.call1((error.value(py), value))
+    let py = error.py();
+    let helper = py.import("phalanx.pool")?;
+    match value {
+        None => helper.call_method1("_pack_error", (error, wrap)),
+        Some(value) => helper.call_method1("_pack_refusal", (error, value)),
+    }
 }
 
 /// Runs signal handlers; a KeyboardInterrupt is passed over.

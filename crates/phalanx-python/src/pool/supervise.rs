@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use phalanx::os::futex;
 use pyo3::prelude::*;
 
-use super::hub::{Hub, SLICE, this_thread};
+use super::hub::{Hub, ROUND, SLICE, this_thread};
 use super::job::Job;
 
 /// How long an idle supervisor stays, in case more work comes: starting a thread costs some 80 µs.
@@ -81,6 +81,16 @@ impl Hub {
         }
     }
 
+    /// Takes the results that nobody waits for, so that they do not fill the arena and their calls
+    /// come to an end.
+    fn drain_all(&self, py: Python<'_>) -> PyResult<()> {
+        while !self.is_led() && self.drain(py, ROUND)? {
+            // Let other threads in.
+            py.detach(|| {});
+        }
+        Ok(())
+    }
+
     fn supervise(&self, py: Python<'_>) -> PyResult<()> {
         self.supervisor.store(this_thread(), SeqCst);
         let mut idle_since = None;
@@ -99,7 +109,7 @@ impl Hub {
                     self.wait(py, None, &due, until, true).map(drop)
                 } else {
                     py.detach(|| futex::wait(&self.poke, seen, until));
-                    self.look_if_due(py)
+                    self.look_if_due(py).and_then(|()| self.drain_all(py))
                 };
                 if let Err(error) = result {
                     error.write_unraisable(py, None);
