@@ -6,9 +6,11 @@ stand where programs know them from the standard library.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from ._phalanx import Block
+
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
+if TYPE_CHECKING:
+    from typing import Any, ClassVar
 
 __all__ = ["Arena", "Block", "BufferWrapper", "Heap"]
 

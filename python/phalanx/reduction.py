@@ -8,6 +8,7 @@ import functools
 import io
 import pickle
 import socket
+import sys
 from abc import ABCMeta
 
 from . import context
@@ -175,6 +176,9 @@ def _register_all() -> None:
     register(type(int.__add__), _reduce_method_descriptor)
     register(functools.partial, _reduce_partial)
     register(socket.socket, _reduce_socket)
+    if sharedctypes := sys.modules.get(f"{__package__}.sharedctypes"):
+        for shared_type in sharedctypes._types:
+            register(shared_type, sharedctypes.reduce_ctype)
 
 
 _register_all()

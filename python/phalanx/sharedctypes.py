@@ -7,14 +7,16 @@ call; everything else goes through ctypes.
 from __future__ import annotations
 
 import ctypes
+import sys
 import weakref
-from typing import TYPE_CHECKING, Any
 
 from . import _phalanx
 from .heap import BufferWrapper
-from .reduction import ForkingPickler
 
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from .context import BaseContext
 
 __all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
@@ -164,6 +166,20 @@ def _property(name: str) -> property:
     return property(get, put)
 
 
+# The types whose objects lie in shared memory. Programs that make a Value may never pickle one: the
+# pickler is not loaded for them, and takes these over when it is.
+_types: set[Any] = set()
+
+
+def _register(type_: Any) -> None:
+    if type_ in _types:
+        return
+    _types.add(type_)
+    reduction = sys.modules.get(f"{__package__}.reduction")
+    if reduction is not None:
+        reduction.ForkingPickler.register(type_, reduce_ctype)
+
+
 def reduce_ctype(obj: Any) -> Any:
     """How a ctypes object in shared memory is pickled: by the memory's handle."""
     if isinstance(obj, ctypes.Array):
@@ -175,7 +191,7 @@ def rebuild_ctype(type_: Any, wrapper: BufferWrapper, length: int | None) -> Any
     """The ctypes object (of `length`: array) at the beginning of `wrapper`'s memory."""
     if length is not None:
         type_ = type_ * length
-    ForkingPickler.register(type_, reduce_ctype)
+    _register(type_)
     obj = type_.from_buffer(wrapper.create_memoryview())
     obj._wrapper = wrapper
     return obj

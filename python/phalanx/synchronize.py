@@ -15,13 +15,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from . import _phalanx
 from ._phalanx import SEM_VALUE_MAX, AbandonedLockWarning
 
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from .context import BaseContext
 
 __all__ = [
