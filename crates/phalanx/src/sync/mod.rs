@@ -6,6 +6,23 @@
 //! of a death at each step is drawn in `README.md` beside this file.
 //!
 //! No wait loops over signals: it returns [`Stop::Interrupted`], and calling again is right.
+//!
+//! ```
+//! use phalanx::arena::Shared;
+//! use phalanx::sync::{Event, Lock};
+//!
+//! let lock = Shared::create(Lock::new())?;
+//! let members = lock.arena();
+//! let acquired = lock.acquire(members, None).expect("no deadline, no signal");
+//! assert!(!acquired.recovered); // true if its owner had died holding it
+//! assert!(lock.try_acquire(members).is_none());
+//! lock.release().expect("it is held");
+//!
+//! let ready = Shared::create(Event::new())?;
+//! ready.set();
+//! assert_eq!(ready.wait(None), Ok(()));
+//! # Ok::<(), phalanx::Error>(())
+//! ```
 
 pub mod barrier;
 pub mod bounded;
