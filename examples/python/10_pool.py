@@ -37,7 +37,7 @@ def main() -> None:
             print("error:", error)
             print("its cause names the worker's function:", "in invert" in str(error.__cause__))
 
-        numbers = range(100_000, 500_001, 100_000)
+        numbers = range(100_000, 500_001, 200_000)
         factorials = pool.map(math.factorial, numbers, chunksize=1)
         print("factorials:", factorials == [math.factorial(n) for n in numbers])
 
