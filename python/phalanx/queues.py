@@ -118,9 +118,9 @@ class _Base(_phalanx.Queue, Generic[T]):
             from .synchronize import refuse_to_be_spawned
 
             refuse_to_be_spawned()
-        own = ("_ctx", "_reader", "_writer")
-        state = {name: value for name, value in self.__dict__.items() if name not in own}
-        return _rebuild, (type(self), *self._handle_for_pickle()), state or None
+        # Attributes of subclasses stay behind, as in the standard library: ProcessPoolExecutor's
+        # queue has some that cannot be pickled.
+        return _rebuild, (type(self), *self._handle_for_pickle())
 
     def _unpicklable(self, error: BaseException, obj: Any) -> None:
         raise error

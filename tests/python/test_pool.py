@@ -168,7 +168,7 @@ def test_callbacks(pool):
     pool.map_async(square, range(3), callback=got.append, error_callback=errors.append)
     pool.starmap_async(add, [(1, 2)], callback=got.append)
     pool.apply_async(fail_at, (1, 2), callback=got.append, error_callback=errors.append)
-    pool.map_async(fail_at_three, range(5), callback=got.append, error_callback=errors.append)
+    pool.map_async(fail_at_three, range(4), callback=got.append, error_callback=errors.append)
     pool.close()
     pool.join()
     assert sorted(got, key=str) == [3, [0, 1, 4], [3]]
