@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use common::{runs, sleep_for_ever, until};
-use phalanx::{Process, Queue};
+use phalanx::{Pool, Process, Queue};
 
 /// Makes a child of this program end before `init`.
 const SKIP_INIT: &str = "PHALANX_TEST_SKIP_INIT";
@@ -39,8 +39,10 @@ fn main() -> ExitCode {
         a_dropped_process_goes_on_and_is_reaped,
         main_that_forgets_init_is_told_so,
         a_child_that_does_not_reach_init_is_told_so,
+        a_pool_whose_workers_do_not_start_says_so,
         what_cannot_be_sent_is_refused,
         many_at_once,
+        the_ended_leave_nothing_in_the_arena,
     ])
 }
 
@@ -363,6 +365,21 @@ fn a_child_that_does_not_reach_init_is_told_so() {
     assert_eq!(error.exit_status().unwrap().code(), Some(9));
 }
 
+fn a_pool_whose_workers_do_not_start_says_so() {
+    // SAFETY: no other thread of this program touches the environment.
+    unsafe { std::env::set_var(SKIP_INIT, "1") };
+    let pool = Pool::new(2).unwrap();
+    let error = pool.apply(double, 1).unwrap_err();
+    assert!(
+        error.is_peer_death() && error.to_string().contains("no workers"),
+        "{error}"
+    );
+    let each = pool.map_each(0..3, double);
+    assert!(each.iter().all(Result::is_err));
+    // SAFETY: as above.
+    unsafe { std::env::remove_var(SKIP_INIT) };
+}
+
 fn what_cannot_be_sent_is_refused() {
     struct Failing;
     impl serde::Serialize for Failing {
@@ -406,4 +423,35 @@ fn many_at_once() {
         .map(|child| child.join().unwrap())
         .collect();
     assert_eq!(results, (0..40).map(|n| n * 2).collect::<Vec<_>>());
+}
+
+fn the_ended_leave_nothing_in_the_arena() {
+    let blocks = || phalanx::arena::Arena::get().unwrap().usage().blocks();
+    let round = |kill: bool| {
+        let queue = Queue::new().unwrap();
+        let child = Process::spawn(
+            |queue: Queue<Vec<u8>>| {
+                for n in 0..100 {
+                    let _own = Queue::<u8>::new().unwrap();
+                    queue.put(vec![n; 10_000 * usize::from(n % 9)]).unwrap();
+                }
+            },
+            queue.clone(),
+        )
+        .unwrap();
+        if kill {
+            queue.get().unwrap();
+            child.kill().unwrap();
+        }
+        let _ = child.join();
+    };
+    round(false);
+    let before = blocks();
+    (0..20).for_each(|_| round(false));
+    assert_eq!(blocks(), before);
+    (0..40).for_each(|_| round(true));
+    // A kill in the middle of an allocation may cost the block in hand.
+    let lost = blocks() - before;
+    println!("  40 kills cost {lost} blocks");
+    assert!(lost <= 40);
 }

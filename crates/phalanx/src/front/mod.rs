@@ -2,35 +2,42 @@
 //!
 //! It gives meaning to bytes, by serde and generics, and has no lock, ring or protocol of its own.
 //!
-//! * `child`: [`init`], and what a started child does; `process`: starting it and waiting for it
+//! * `child`: [`init`], and what a started child does; `builder`: how it is started; `process`:
+//!   waiting for it
 //! * `task`: functions as work; `codec`: values as bytes; `handle`: shared objects inside values
-//! * `pool`: tasks and their results; `crew`: the workers that run them
-//! * `queue`, `pipe`, `mutex`, `value`, `sync`: typed faces of the layers below; `plain`: what may
-//!   lie in shared memory as it is
+//! * `pool`: sharing out tasks; `crew`: the workers that run them; `job`: waiting for results
+//! * `queue`, `pipe`, `mutex`, `rlock`, `value`, `sync`: typed faces of the layers below; `plain`:
+//!   what may lie in shared memory as it is
 
+mod builder;
 mod child;
 mod codec;
 mod crew;
 mod handle;
+mod job;
 mod mutex;
 mod pipe;
 mod plain;
 mod pool;
 mod process;
 mod queue;
+mod rlock;
 mod sync;
 mod task;
 mod value;
 
+pub use builder::Builder;
 pub use child::{init, process_name};
+pub use job::{Results, Task};
 pub(crate) use mutex::MutexCore;
 pub use mutex::{Lock, Mutex, MutexGuard};
 pub use pipe::{Pipe, Receiver, Sender};
 pub use plain::Plain;
-pub use pool::{Pool, Results, Task};
-pub use process::{Builder, Process};
+pub use pool::Pool;
+pub use process::Process;
 pub use queue::{Queue, Undelivered};
-pub use sync::{Barrier, Condition, Event, Permit, RLock, RLockGuard, Semaphore, Waited};
+pub use rlock::{RLock, RLockGuard};
+pub use sync::{Barrier, Condition, Event, Permit, Semaphore, Waited};
 pub(crate) use value::ValueCore;
 pub use value::{Array, Number, Value, Word};
 

@@ -9,7 +9,7 @@
 /// # Safety
 /// Any bytes are a value of the type; it holds no address, and is aligned to 64 at most. Padding
 /// is allowed.
-pub unsafe trait Plain: Copy + Send + 'static {}
+pub unsafe trait Plain: Copy + Send + Sync + 'static {}
 
 macro_rules! plain_numbers {
     ($($name:ident)*) => {$(
