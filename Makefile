@@ -38,6 +38,7 @@ lint: $(VENV)/tools
 
 test-rust: $(VENV)/tools
 	cargo test --locked -p phalanx --lib --tests
+	cargo test --locked -p phalanx --features crash-points --test crash
 	cargo test --locked -p phalanx --doc
 	@for example in $(EXAMPLES); do \
 	    echo "example $$example"; \

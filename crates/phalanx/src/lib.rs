@@ -134,6 +134,10 @@
 pub mod arena;
 pub mod channel;
 mod error;
+#[cfg(feature = "crash-points")]
+pub mod fault;
+#[cfg(not(feature = "crash-points"))]
+mod fault;
 mod front;
 pub mod os;
 pub mod pool;

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use super::layout::{self, BLOCK_HEADER, Block, CHUNK_MAGIC, Chunk, HEAP, LARGE};
 use super::{Arena, Handle, kind};
 use crate::error::{Error, Kind, Result};
+use crate::fault::crash_point;
 use crate::os::memory::{self, PAGE};
 use crate::sync::owner::MemberId;
 
@@ -32,12 +33,14 @@ impl Arena {
             None => self.fresh(class, len)?,
         };
         let block = self.block(offset)?;
+        crash_point!("alloc.popped");
         block.owner.store(self.me_or_zero(), Relaxed);
         block.len.store(len, Relaxed);
         block.refs.store(1, Relaxed);
         // SYNC: pairs with the Acquire in `check`; the payload is published by whoever shares the
         // handle.
         block.kind.store(kind, Release);
+        crash_point!("alloc.taken");
         self.header().used.fetch_add(size, Relaxed);
         Ok(offset)
     }
@@ -63,6 +66,7 @@ impl Arena {
         {
             return;
         }
+        crash_point!("free.unnamed");
         block.generation.fetch_add(1, Relaxed);
         block.owner.store(0, Relaxed);
         let class = block.class.load(Relaxed) as usize % layout::CLASSES;
@@ -80,7 +84,9 @@ impl Arena {
         }
         let list = &header.classes[class];
         let _guard = list.lock.guard(self);
+        crash_point!("free.locked");
         block.next.store(list.head.load(Relaxed), Relaxed);
+        crash_point!("free.unlinked");
         list.head.store(offset, Release);
     }
 
@@ -104,6 +110,7 @@ impl Arena {
             }
         };
         list.head.store(block.next.load(Relaxed), Release);
+        crash_point!("alloc.unlinked");
         let size = layout::class_size(class);
         if size >= LARGE && block.cold.swap(0, Relaxed) == 0 {
             saturating_sub(&header.warm, size);
@@ -133,6 +140,7 @@ impl Arena {
         let at = list.fresh.load(Relaxed);
         if size < LARGE && at != 0 && at + size <= list.fresh_end.load(Relaxed) {
             self.write_block_header(at, class);
+            crash_point!("alloc.carved");
             list.fresh.store(at + size, Release);
             return Ok(at);
         }
@@ -147,7 +155,9 @@ impl Arena {
         let head = unsafe { &*self.at(top).cast::<Chunk>() };
         head.size.store(chunk, Relaxed);
         // SYNC: pairs with the Acquire in `chunks`.
+        crash_point!("alloc.chunk_unpublished");
         header.top.store(top + chunk, Release);
+        crash_point!("alloc.chunk_published");
         if size >= LARGE {
             return Ok(top);
         }
@@ -156,6 +166,7 @@ impl Arena {
         // Killed between these two: what is left of the chunk is never used.
         list.fresh.store(0, Relaxed);
         list.fresh_end.store(top + chunk, Relaxed);
+        crash_point!("alloc.chunk_unlisted");
         list.fresh.store(first + size, Release);
         Ok(first)
     }

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::alloc::Offset;
 use super::{Arena, kind, layout};
 use crate::error::{Error, Result};
+use crate::fault::crash_point;
 use crate::os::memory;
 use crate::sync::owner::Members;
 
@@ -89,7 +90,9 @@ impl Buffer {
             let own = std::mem::ManuallyDrop::into_inner(this);
             return Self::copy(own.arena, &own)?.send();
         }
+        crash_point!("buffer.unsent");
         this.arena.set_owner(this.offset, None);
+        crash_point!("buffer.in_transit");
         Ok(this.arena.handle_of(this.offset)?.bits())
     }
 
@@ -103,6 +106,7 @@ impl Buffer {
             return Err(Error::corrupt("a message names a buffer that is gone"));
         }
         arena.check(handle.offset(), kind::BUFFER)?;
+        crash_point!("buffer.unreceived");
         arena.set_owner(handle.offset(), Some(arena.me()));
         Self::wrap(arena, handle.offset())
     }

@@ -12,6 +12,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::refs::{Booked, Registry};
 use super::{Arena, CREATE};
+use crate::fault::crash_point;
 use crate::sync::owner::MemberId;
 
 struct Prepared {
@@ -35,6 +36,7 @@ pub fn prepare() {
     };
     let mut books = arena.lock_books();
     let booked = arena.reserve().and_then(|child| {
+        crash_point!("fork.reserved");
         arena.freeze_buffers(&mut books)?;
         arena.book_all(&books, child).inspect_err(|_| {
             arena.cancel(child);

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use super::layout::{MEMBERS, Slot};
 use super::{Arena, refs};
 use crate::error::{Error, Kind, Result};
+use crate::fault::crash_point;
 use crate::os::life;
 use crate::sync::owner::MemberId;
 
@@ -258,6 +259,7 @@ impl Arena {
     fn claim_and_reap(&self, slot: &Slot, state: SlotState) -> bool {
         // A reaper that dies between these two lines leaves reaper = itself, dead: taken over.
         slot.reaper.store(self.me_or_zero(), Relaxed);
+        crash_point!("reap.announced");
         let reaping = state.with(Phase::Reaping);
         slot.change(state, reaping) && self.finish_reaping(slot, reaping)
     }
@@ -266,9 +268,13 @@ impl Arena {
     fn finish_reaping(&self, slot: &Slot, state: SlotState) -> bool {
         let index = (std::ptr::from_ref(slot) as usize - self.slots().as_ptr() as usize)
             / size_of::<Slot>();
+        crash_point!("reap.begun");
         refs::release_table(self, slot);
+        crash_point!("reap.table_released");
         self.free_owned_by(id_of(index, state.round));
+        crash_point!("reap.buffers_freed");
         self.tell_of_death();
+        crash_point!("reap.told");
         slot.pid.store(0, Relaxed);
         slot.start.store(0, Relaxed);
         slot.creator.store(0, Relaxed);

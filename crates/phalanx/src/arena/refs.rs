@@ -23,6 +23,7 @@ use super::kind::{self, Shareable};
 use super::layout::Slot;
 use super::{Arena, Handle, fork};
 use crate::error::{Error, Kind, Result};
+use crate::fault::crash_point;
 use crate::sync::owner::{MemberId, Members};
 
 /// Bytes of one chunk of a table: a link and entries.
@@ -117,6 +118,7 @@ impl Arena {
         let chunk = self.alloc_zeroed(kind::REFS, CHUNK)?;
         let (link, entries) = self.table_chunk(chunk)?;
         self.word(link).store(slot.refs.load(Acquire), Relaxed);
+        crash_point!("refs.table_unlinked");
         // SYNC: pairs with the Acquire in `release_table`.
         slot.refs.store(chunk, Release);
         Ok(entries.collect())
@@ -259,6 +261,7 @@ impl Arena {
         let entry = self.entry(&mut registry)?;
         self.add_ref(handle, kind)
             .inspect_err(|_| registry.spare.push(entry))?;
+        crash_point!("refs.counted");
         self.word(entry).store(handle.bits(), Release);
         registry
             .objects
@@ -280,6 +283,7 @@ impl Arena {
         self.word(entry).store(0, Release);
         registry.spare.push(entry);
         drop(registry);
+        crash_point!("refs.erased");
         self.drop_ref(handle);
     }
 
@@ -306,6 +310,7 @@ impl Arena {
             None => self.grow_table(slot)?[0],
         };
         self.add_ref(handle, kind)?;
+        crash_point!("refs.booked");
         self.word(at).store(handle.bits(), Release);
         Ok(())
     }
@@ -507,10 +512,12 @@ pub(super) fn release_table(arena: &Arena, slot: &Slot) {
         for at in entries {
             let bits = arena.word(at).swap(0, AcqRel);
             if bits != 0 {
+                crash_point!("reap.entry_taken");
                 arena.drop_ref(Handle::from_bits(bits));
             }
         }
         slot.refs.store(arena.word(link).load(Relaxed), Release);
+        crash_point!("reap.table_unlinked");
         arena.free(chunk, kind::REFS);
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, fence};
 use std::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::fault::crash_point;
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 
@@ -36,6 +37,7 @@ impl Bell {
         if ready() {
             return Ok(());
         }
+        crash_point!("bell.about_to_sleep");
         match futex::wait(&self.0, word, deadline) {
             Wait::Woken => Ok(()),
             Wait::TimedOut if ready() => Ok(()),
@@ -58,7 +60,9 @@ impl Bell {
     fn ring_slow(&self, n: u32) {
         let begin = |word: u32| Some((word.wrapping_add(STEP) & !FLAG) | RINGING);
         let _ = self.0.fetch_update(SeqCst, Relaxed, begin);
+        crash_point!("bell.ringing");
         let more = if futex::wake(&self.0, n) > 0 { FLAG } else { 0 };
+        crash_point!("bell.rung");
         let end = |word: u32| Some((word & !RINGING) | more);
         let _ = self.0.fetch_update(SeqCst, Relaxed, end);
     }

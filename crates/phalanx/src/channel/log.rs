@@ -11,6 +11,7 @@ use super::message::{Letter, Message, Taken, weight};
 use super::segment::{self, Line, Place, Record, Segment, segment_at};
 use crate::arena::{Arena, buffer, kind};
 use crate::error::{Error, Result};
+use crate::fault::crash_point;
 use crate::sync::raw::{Guard, RawLock};
 
 /// The shared part of a log; all zeros is an empty one without segments.
@@ -153,10 +154,12 @@ impl Log {
             return Ok(Pushed::NoRoom);
         }
         let size = head.size();
+        crash_point!("log.push_locked");
         if u64::from(place.bytes) + size <= capacity {
             // SAFETY: `segment_at` checked that `capacity` bytes follow the head; what lies behind
             // `commit` is the producers', whose lock we hold.
             unsafe { segment::write_record(segment, place, head, handles, parts) };
+            crash_point!("log.written");
             // SYNC: pairs with the Acquire in `peek`. This store publishes the message.
             segment.commit.0.store(place.after(size).word(), Release);
         } else {
@@ -166,13 +169,16 @@ impl Log {
             // SAFETY: a new segment with room for the record, which nobody else knows.
             unsafe { segment::write_record(next, start, head, handles, parts) };
             next.commit.0.store(start.after(size).word(), Relaxed);
+            crash_point!("log.segment_unlinked");
             // SYNC: pairs with the Acquire in `peek`. This store publishes segment and message.
             segment.next.store(fresh, Release);
+            crash_point!("log.segment_linked");
             producers.tail.store(fresh, Relaxed);
         }
         producers
             .bytes
             .store(bytes + size + weight(arena, handles), Relaxed);
+        crash_point!("log.uncounted");
         // SYNC: pairs with the Acquire in `is_empty`.
         producers.puts.store(number + 1, Release);
         Ok(Pushed::Number(number))
@@ -180,7 +186,7 @@ impl Log {
 
     /// Makes the producers' line agree with the segments after a death, or makes the first segment.
     #[cold]
-    fn repair_tail(&self, arena: &'static Arena) -> Result<()> {
+    fn repair_tail(&self, arena: &Arena) -> Result<()> {
         let producers = &self.producers.0;
         let mut tail = producers.tail.load(Relaxed);
         if tail == 0 {
@@ -298,13 +304,15 @@ impl Log {
         };
         bytes.clear();
         bytes.extend_from_slice(record.bytes());
+        crash_point!("log.copied");
         claim(number);
         let size = record.head.size();
         // SYNC: the copy above is done before the place is seen to move; producers never look.
         segment.read.0.store(place.after(size).word(), Release);
-        consumers
-            .bytes
-            .store(consumers.bytes.load(Relaxed) + size, Relaxed);
+        let bytes_before = consumers.bytes.load(Relaxed);
+        let weight = weight(arena, &taken.handles);
+        consumers.bytes.store(bytes_before + size + weight, Relaxed);
+        crash_point!("log.taken_uncounted");
         consumers.gets.store(number + 1, Release);
         Ok(Some(taken))
     }
@@ -332,6 +340,7 @@ impl Log {
                     }
                     consumers.seen.store(0, Relaxed);
                     consumers.head.store(next, Release);
+                    crash_point!("log.head_moved");
                     arena.free(head, kind::SEGMENT);
                     continue;
                 }
@@ -346,7 +355,7 @@ impl Log {
 
     /// Makes the consumers' line agree with the segments after a death.
     #[cold]
-    fn repair_head(&self, arena: &'static Arena) -> Result<()> {
+    fn repair_head(&self, arena: &Arena) -> Result<()> {
         let consumers = &self.consumers.0;
         consumers.seen.store(0, Relaxed);
         let head = consumers.head.load(Acquire);
@@ -377,7 +386,7 @@ impl Log {
     ///
     /// # Errors
     /// `is_corrupt`.
-    pub fn len(&self, arena: &'static Arena) -> Result<u64> {
+    pub fn len(&self, arena: &Arena) -> Result<u64> {
         let producers = self.producers.0.lock.guard(arena);
         if producers.recovered && self.producers.0.tail.load(Relaxed) != 0 {
             self.repair_tail(arena)?;
@@ -409,7 +418,7 @@ impl Log {
     ///
     /// # Errors
     /// `is_corrupt`.
-    pub fn settle(&self, arena: &'static Arena) -> Result<()> {
+    pub fn settle(&self, arena: &Arena) -> Result<()> {
         self.len(arena).map(|_| ())
     }
 

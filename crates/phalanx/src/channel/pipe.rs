@@ -38,6 +38,7 @@ use super::log::{Log, Patience, Pushed};
 use super::message::{Letter, Message, Taken};
 use crate::arena::{Arena, Buffer, Handle, Shareable, Shared};
 use crate::error::{Error, Kind, Result};
+use crate::fault::crash_point;
 use crate::os::spin;
 use crate::sync::raw::RawLock;
 
@@ -279,6 +280,7 @@ impl End {
         // SYNC: pairs with the fence in `drain`: either the reader sees the message or we see that
         // it has cleared the flag.
         fence(SeqCst);
+        crash_point!("pipe.sent_unrung");
         if way.state.load(Relaxed) & RUNG == 0 {
             self.ring();
         }
@@ -318,6 +320,7 @@ impl End {
         let _guard = way.ringing.guard(self.arena());
         if way.state.load(Relaxed) & RUNG == 0 && !way.log.is_empty() {
             ring(self.socket.as_fd());
+            crash_point!("pipe.rung_unmarked");
             way.state.fetch_or(RUNG, SeqCst);
         }
     }
@@ -332,6 +335,7 @@ impl End {
         }
         if way.state.load(Relaxed) & RUNG != 0 || guard.recovered {
             self.take_byte();
+            crash_point!("pipe.drained_unmarked");
             way.state.fetch_and(!RUNG, SeqCst);
         }
         drop(guard);

@@ -12,6 +12,7 @@ use super::message::{Letter, Message, Taken};
 use super::watch::{Watch, Watches};
 use crate::arena::{Arena, Buffer, Shareable, Shared};
 use crate::error::{Error, Kind, Result};
+use crate::fault::crash_point;
 
 /// The shared part of a queue. Use it by [`Queue`].
 #[repr(C)]
@@ -40,10 +41,14 @@ unsafe impl Shareable for QueueCore {
 
     const MINDS_DEATHS: bool = true;
 
-    /// The dead member may have been woken for an item and never have taken it.
-    fn peer_died(&self, _arena: &Arena) {
+    /// The dead member may have put an item and told nobody, or have been woken for one and never
+    /// have taken it.
+    fn peer_died(&self, arena: &Arena) {
+        // A damaged log is reported to whoever uses it next.
+        let _ = self.log.settle(arena);
         self.items.ring(1);
         self.room.ring(1);
+        self.watches.ring(arena);
     }
 }
 
@@ -135,6 +140,7 @@ impl Queue {
         let room = |count: u64, _bytes: u64| count < core.bound;
         let put = matches!(core.log.push(letter, patience, room)?, Pushed::Number(_));
         if put {
+            crash_point!("queue.put_unrung");
             core.items.ring(1);
             core.watches.ring(self.core.arena());
         }
@@ -202,6 +208,7 @@ impl Queue {
 
     #[inline]
     fn taken(&self) {
+        crash_point!("queue.taken_unrung");
         if self.core.bound != u64::MAX {
             self.core.room.ring(1);
         }

@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFla
 
 use crate::arena::Arena;
 use crate::error::{Error, Kind, Result};
+use crate::fault::crash_point;
 use crate::sync::owner::{MemberId, Members};
 use crate::sync::raw::RawLock;
 
@@ -45,15 +46,9 @@ struct Slot {
 
 impl Watches {
     pub(super) const fn new() -> Self {
-        const FREE: Slot = Slot {
-            lock: RawLock::new(),
-            owner: AtomicU32::new(0),
-            rung: AtomicU32::new(0),
-            name: AtomicU64::new(0),
-        };
         Self {
             any: AtomicU32::new(0),
-            slots: [FREE; SLOTS],
+            slots: [const { Slot::free() }; SLOTS],
         }
     }
 
@@ -102,6 +97,15 @@ impl Watches {
 }
 
 impl Slot {
+    const fn free() -> Self {
+        Self {
+            lock: RawLock::new(),
+            owner: AtomicU32::new(0),
+            rung: AtomicU32::new(0),
+            name: AtomicU64::new(0),
+        }
+    }
+
     fn ring(&self, arena: &Arena) {
         let _guard = self.lock.guard(arena);
         if self.owner.load(Relaxed) == 0 || self.rung.load(Relaxed) != 0 {
@@ -114,7 +118,10 @@ impl Slot {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         match rustix::net::sendto(sender, &[0], flags, &address) {
             // A full socket has datagrams enough.
-            Ok(_) | Err(rustix::io::Errno::AGAIN) => self.rung.store(1, SeqCst),
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => {
+                crash_point!("watch.rung_unmarked");
+                self.rung.store(1, SeqCst);
+            }
             // Nobody has that name any more.
             Err(_) => self.owner.store(0, Relaxed),
         }
@@ -183,6 +190,7 @@ impl Watch {
             let _guard = slot.lock.guard(arena);
             if is_empty() {
                 slot.rung.store(0, SeqCst);
+                crash_point!("watch.unmarked");
                 let mut byte = [0u8];
                 while rustix::net::recv(&self.socket, &mut byte, RecvFlags::DONTWAIT).is_ok() {}
             }
