@@ -6,9 +6,9 @@
 //!
 //! * does not spin at all where it has one CPU only,
 //! * bets a few times what its bets have won after lately, at most about the price of a wake-up,
-//! * skips spinning for twice as many waits each time it lost (up to [`MAX_SKIP`]), and for half as
+//! * skips spinning for twice as many waits each time it lost (up to `MAX_SKIP`), and for half as
 //!   many when it has won,
-//! * skips [`PREEMPTED_SKIP`] waits when the kernel has taken the core from it since it looked
+//! * skips `PREEMPTED_SKIP` waits when the kernel has taken the core from it since it looked
 //!   last (`ru_nivcsw` of `RUSAGE_THREAD`): then there are more threads than cores. Without
 //!   this rule a ping-pong on two busy cores ran at 0.6 of the speed of plain sleeping, with it
 //!   at 1.5 to 4.
