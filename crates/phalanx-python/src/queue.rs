@@ -313,6 +313,7 @@ impl Queue {
 
     /// Takes an item as a pickle; None if it was not put as one, or has buffers beside it: then it
     /// is the second of the pair.
+    #[allow(clippy::type_complexity, reason = "a tuple for Python")]
     fn _get_pickle<'py>(
         &self,
         py: Python<'py>,

@@ -537,6 +537,7 @@ impl Hub {
     }
 
     /// Buries the worker that was process `pid`: `(worker, was_ready, had_left, lost task)`.
+    #[allow(clippy::type_complexity, reason = "a tuple for Python")]
     pub(super) fn bury(
         &self,
         py: Python<'_>,
