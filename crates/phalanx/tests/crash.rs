@@ -34,7 +34,9 @@ type Scenario = fn(&Run);
 const VICTIMS: u32 = 2048;
 
 fn main() {
-    // What `cargo test` passes to choose tests is of no use here.
+    // `-- NAME` restricts it to the points whose names contain that.
+    let wanted = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    let wanted = wanted.unwrap_or_default();
     let mut reached: BTreeMap<String, u32> = BTreeMap::new();
     let points = points();
     let scenarios: [(&str, Scenario); 7] = [
@@ -52,7 +54,7 @@ fn main() {
         // Once without a death: tables and segments of this process have their size afterwards.
         scenario(&Run::new(name, "", 1, 1));
         let mut number = 1;
-        for point in &points {
+        for point in points.iter().filter(|p| p.contains(&wanted)) {
             for visit in VISITS {
                 number += 1;
                 let run = Run::new(name, point, visit, number);
@@ -69,7 +71,7 @@ fn main() {
     }
     let missed: Vec<_> = points
         .iter()
-        .filter(|p| !reached.contains_key(*p))
+        .filter(|p| p.contains(&wanted) && !reached.contains_key(*p))
         .collect();
     assert!(missed.is_empty(), "no scenario comes to {missed:?}");
     println!(
@@ -518,7 +520,10 @@ fn objects(run: &Run) {
             drop(Shared::<Event>::attach(arena.family(), handle).unwrap());
             arena.cancel(child);
             if i % 20 == 7 {
-                let (_quiet, end) = pipe::pipe().unwrap();
+                let (other, end) = pipe::pipe().unwrap();
+                let mut letter = other.letter(&[b"x"], 0, Vec::new()).unwrap();
+                retry(|| other.send(&mut letter, None)).unwrap();
+                retry(|| end.recv(None)).unwrap();
                 assert!(retry(|| end.recv(soon())).is_err());
                 let held = Buffer::copy(arena, &[3; 80_000]).unwrap();
                 Child::fork(|| assert_eq!(kept.clone().arena().me(), arena.me())).wait();
