@@ -510,12 +510,24 @@ class ConnectionWrapper:
         self.poll = conn.poll
         self.recv_bytes = conn.recv_bytes
         self.send_bytes = conn.send_bytes
+        self._is_amid = conn._is_amid
 
     def send(self, obj: Any) -> None:
         self._conn.send_bytes(self._dumps(obj))
 
     def recv(self) -> Any:
         return self._loads(self._conn.recv_bytes())
+
+    def __enter__(self) -> ConnectionWrapper:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def _xml_dumps(obj: Any) -> bytes:

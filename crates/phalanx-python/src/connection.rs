@@ -611,6 +611,13 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether a message was left half sent (by a signal's handler that raised), and will be
+    /// finished before the next.
+    fn _is_amid(&self) -> bool {
+        let amid = |channel: &Arc<Channel>| channel.writing.look(|unsent| !unsent.0.is_empty());
+        self.slot().as_ref().is_some_and(amid)
+    }
+
     /// The descriptor, for handing it on together with `_share`.
     fn _socket(&self) -> PyResult<RawFd> {
         Ok(self.open()?.as_fd().as_raw_fd())

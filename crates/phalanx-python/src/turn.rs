@@ -67,6 +67,14 @@ impl<T: Default + Send> Turn<T> {
         }
     }
 
+    /// Looks at the state, if nobody has it; false if somebody has.
+    pub(crate) fn look(&self, at: impl FnOnce(&T) -> bool) -> bool {
+        match &*self.lock() {
+            Place::Here(state) => at(state),
+            Place::Away(_) => false,
+        }
+    }
+
     /// Gives the state back, and wakes one thread that waits for it.
     pub(crate) fn put(&self, state: T) {
         *self.lock() = Place::Here(state);

@@ -106,8 +106,22 @@ class Client:
         # What owns a reentrant lock: the thread in the client. It may reach the server by another
         # connection than before.
         self.owner: Any = (self.session.name, thread) if self.session.name else self
+        self._kept: list[Any] = []
         self._bell = -1
         self._poll: Any = None
+
+    def keep(self, proxy: Any) -> None:
+        """Keep a proxy that is being sent to the client until its next request.
+
+        By then the client refers to the object itself.
+        """
+        if self.connection is not None:
+            self._kept.append(proxy)
+
+    def let_go(self) -> None:
+        """Keep nothing of what was sent any longer."""
+        if self._kept:
+            self._kept.clear()
 
     def ring(self) -> None:
         """Wake the thread, now or when it next sleeps. Others call this."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import process, util
 from ..context import get_spawning_popen
-from .clients import is_hung_up
+from .clients import current, is_hung_up
 from .protocol import Token, convert_to_error, dispatch, listener_client
 from .sessions import forget_session, gone, session_of
 
@@ -30,10 +31,27 @@ proxy_types: dict[str, Any] = {}
 
 
 class ProcessLocalSet(set[str]):
-    """A set that is empty in a forked child."""
+    """A set that is empty in a forked child; what was added twice has to be discarded twice."""
 
     def __init__(self) -> None:
-        util.register_after_fork(self, lambda obj: obj.clear())
+        self._more: Counter[str] = Counter()
+        util.register_after_fork(self, ProcessLocalSet.clear)
+
+    def add(self, ident: str) -> None:
+        if ident in self:
+            self._more[ident] += 1
+        super().add(ident)
+
+    def discard(self, ident: str) -> None:
+        if self._more[ident] > 0:
+            self._more[ident] -= 1
+        else:
+            super().discard(ident)
+            del self._more[ident]
+
+    def clear(self) -> None:
+        super().clear()
+        self._more.clear()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
@@ -113,18 +131,17 @@ class BaseProxy:
             conn = self._connect()
         try:
             conn.send((self._id, methodname, args, kwds))
+        except BaseException as error:
+            # An argument that cannot be pickled does no harm: nothing was sent.
+            if not isinstance(error, Exception) or isinstance(error, OSError) or conn._is_amid():
+                self._give_up(conn, methodname, error)
+            raise
+        try:
             kind, result = conn.recv()
-        except (EOFError, OSError) as error:
-            if not is_hung_up(conn):
-                raise  # something that could not be pickled or unpickled
-            self._hang_up(conn)
-            raise gone(error, self._token, methodname) from None
-        except Exception:
-            raise  # the same
-        except BaseException:
-            # Interrupted. The answer will come all the same, and it must not be taken for that to
-            # the next request.
-            self._hang_up(conn)
+        except BaseException as error:
+            # Interrupted, perhaps: then the answer will come all the same, and it must not be taken
+            # for that to the next request.
+            self._give_up(conn, methodname, error)
             raise
         if kind == "#RETURN":
             return result
@@ -135,10 +152,14 @@ class BaseProxy:
         finally:
             del result  # or the exception and this frame keep each other alive
 
-    def _hang_up(self, conn: Any) -> None:
+    def _give_up(self, conn: Any, methodname: str, error: BaseException) -> None:
+        """Close a connection, and say so if that is because the server is gone."""
+        lost = isinstance(error, (EOFError, OSError)) and is_hung_up(conn)
         conn.close()
         if getattr(self._tls, "connection", None) is conn:
             del self._tls.connection
+        if lost:
+            raise gone(error, self._token, methodname) from None
 
     def _proxy_for(self, exposed: tuple[str, ...], token: Token) -> Any:
         """Return a proxy for a result that has stayed in the server."""
@@ -207,6 +228,9 @@ class BaseProxy:
             util.info("incref failed: %s", error)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._owned_by_manager:
+            # It may be on its way out of the only object that refers to it.
+            current().keep(self)
         kwds: dict[str, Any] = {}
         if get_spawning_popen() is not None:
             kwds["authkey"] = self._authkey
@@ -241,8 +265,17 @@ def RebuildProxy(func: Any, token: Token, serializer: str, kwds: dict[str, Any])
     server = getattr(me, "_manager_server", None)
     if server is not None and server.address == token.address:
         kwds["manager_owned"] = True
-    incref = kwds.pop("incref", True) and not getattr(me, "_inheriting", False)
-    return func(token, serializer, incref=incref, **kwds)
+    if not getattr(me, "_inheriting", False):
+        return func(token, serializer, incref=kwds.pop("incref", True), **kwds)
+    # A child that is being started. That it cannot reach the manager must not keep it from starting.
+    kwds["incref"] = False
+    proxy = func(token, serializer, **kwds)
+    if isinstance(proxy, BaseProxy):
+        try:
+            proxy._incref()
+        except Exception as error:
+            util.info("incref failed: %s", error)
+    return proxy
 
 
 def _method(name: str) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import sys
 import threading
@@ -70,7 +71,8 @@ class Server:
         self.id_to_local_proxy_obj: dict[str, _Entry] = {}
         self._local_refcount: dict[str, int] = {}
         self._idents: dict[int, str] = {}  # by id() of the object
-        self._next_ident = itertools.count(1)
+        # Not from 1: proxies of another server at the same address must not mean objects of this.
+        self._next_ident = itertools.count(int.from_bytes(os.urandom(6), "big"))
         # Reentrant, since anything may be collected anywhere, and a collected proxy comes here.
         self.mutex = threading.RLock()
         self._sessions: dict[str, Session] = {}
@@ -175,6 +177,7 @@ class Server:
         finally:
             serve(None)
             if client is not None:
+                client.let_go()
                 client.close()
             c.close()
             self._leave_session(session)
@@ -192,6 +195,7 @@ class Server:
     def serve_client(self, conn: Any) -> None:
         """Answer requests to objects."""
         util.debug("starting server thread to service %r", threading.current_thread().name)
+        client = current()
         while not self.stop_event.is_set():
             obj = methodname = None
             try:
@@ -202,6 +206,7 @@ class Server:
             except Exception:
                 message: Any = ("#TRACEBACK", format_exc())
             else:
+                client.let_go()
                 message, obj, methodname = self._do(conn, request)
                 del request
             if message is not None and not self._send(conn, message, obj, methodname):

@@ -57,20 +57,20 @@ class Session:
     def connect(self, thread: str, name: str) -> tuple[Any, bool]:
         """Open a connection for requests to objects; also say what kind of server it is."""
         util.debug("making connection to manager")
-        try:
-            conn = listener_client[self.serializer][1](self.address, authkey=self.authkey)
-        except (EOFError, ConnectionError, FileNotFoundError) as error:
-            raise gone(error, self.address, "connecting") from None
         identity = f"{name}@{self._name}.{thread}"
         if self.serializer == "pickle" and isinstance(self.address, (str, bytes)):
             identity += f".{_phalanx.family() if _phalanx.has_arena() else 0:x}"
         try:
-            answer = dispatch(conn, None, "accept_connection", (identity,))
-            if isinstance(answer, tuple):
-                return self._move_to_pipe(conn, *answer), True
-        except BaseException:
-            conn.close()
-            raise
+            conn = listener_client[self.serializer][1](self.address, authkey=self.authkey)
+            try:
+                answer = dispatch(conn, None, "accept_connection", (identity,))
+                if isinstance(answer, tuple):
+                    return self._move_to_pipe(conn, *answer), True
+            except BaseException:
+                conn.close()
+                raise
+        except (EOFError, ConnectionError, FileNotFoundError) as error:
+            raise gone(error, self.address, "connecting") from None
         return conn, answer == ANSWERS_ITSELF
 
     def _move_to_pipe(self, conn: Any, family: int, handle: int) -> Any:
