@@ -42,7 +42,7 @@ class ProcessLocalSet(set[str]):
             self._more[ident] += 1
         super().add(ident)
 
-    def discard(self, ident: str) -> None:
+    def discard(self, ident: Any) -> None:
         if self._more[ident] > 0:
             self._more[ident] -= 1
         else:
@@ -267,7 +267,7 @@ def RebuildProxy(func: Any, token: Token, serializer: str, kwds: dict[str, Any])
         kwds["manager_owned"] = True
     if not getattr(me, "_inheriting", False):
         return func(token, serializer, incref=kwds.pop("incref", True), **kwds)
-    # A child that is being started. That it cannot reach the manager must not keep it from starting.
+    # A child that is being started, which a manager that is gone must not keep from starting.
     kwds["incref"] = False
     proxy = func(token, serializer, **kwds)
     if isinstance(proxy, BaseProxy):
