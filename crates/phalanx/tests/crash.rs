@@ -10,6 +10,9 @@
 //!
 //! A point that no scenario comes to fails the test: the names are read from the sources.
 
+#[path = "crash/primitives.rs"]
+mod primitives;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -40,7 +43,7 @@ fn main() {
     let wanted = wanted.unwrap_or_default();
     let mut reached: BTreeMap<String, u32> = BTreeMap::new();
     let points = points();
-    let scenarios: [(&str, Scenario); 7] = [
+    let scenarios: [(&str, Scenario); 11] = [
         ("queue", |run| queue(run, None)),
         ("bounded queue", |run| queue(run, Some(3))),
         ("pipe", |run| pipe(run, false)),
@@ -48,6 +51,10 @@ fn main() {
         ("watched queue", watched),
         ("objects", objects),
         ("reaping", reaping),
+        ("locks", primitives::locks),
+        ("semaphores", primitives::semaphores),
+        ("conditions and events", primitives::conditions),
+        ("barriers", primitives::barriers),
     ];
     for (name, scenario) in scenarios {
         let begin = Instant::now();

@@ -34,6 +34,7 @@ use std::time::Instant;
 use super::raw::Guard;
 use super::slots::{Slot, Slots, Space};
 use super::{LastLook, MemberId, Members, RawLock, Stop, passed, slice_end};
+use crate::fault::crash_point;
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 
@@ -150,6 +151,7 @@ impl Barrier {
             }
             let slot = self.slots.claim(home).ok_or(Failure::NoRoom)?;
             self.count.store(index + 1, Relaxed);
+            crash_point!("barrier.counted");
             slot.state.store(WAITING, Relaxed);
             return Ok(Arrival::Waiter(Waiter {
                 barrier: self,
@@ -211,6 +213,7 @@ impl Barrier {
         let before = self.word.load(Relaxed) & PHASE;
         let asleep = self.end_slots(outcome, phase, space);
         drop(guard);
+        crash_point!("barrier.ended_unwoken");
         // Who came during an action sleeps without a slot.
         if asleep || before == ACTION {
             futex::wake_all(&self.word);
@@ -232,6 +235,7 @@ impl Barrier {
                 left -= 1;
             }
         }
+        crash_point!("barrier.ending");
         self.count.store(0, Relaxed);
         self.runner.store(0, Relaxed);
         let round = (self.word.load(Relaxed) & !PHASE).wrapping_add(ONE_ROUND);
@@ -302,6 +306,7 @@ impl Waiter<'_> {
             if let Some(outcome) = self.outcome() {
                 return outcome;
             }
+            crash_point!("barrier.about_to_sleep");
             match futex::wait(&barrier.word, word, Some(slice_end(deadline))) {
                 Wait::Woken => {}
                 Wait::Interrupted => return Err(Failure::Stopped(Stop::Interrupted)),

@@ -22,6 +22,7 @@ use std::time::Instant;
 use super::raw::Guard;
 use super::slots::{Slot, Slots, Space};
 use super::{LastLook, Members, NotHeld, RawLock, SEM_VALUE_MAX, Stop, passed, slice_end};
+use crate::fault::crash_point;
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 
@@ -155,9 +156,11 @@ impl BoundedSemaphore {
                     .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
             }
         }
+        crash_point!("bounded.left");
         let before = self.word.swap(value + 1, Relaxed);
         drop(guard);
         if before & WAITERS != 0 {
+            crash_point!("bounded.released_unwoken");
             futex::wake(&self.word, 1);
         }
         Ok(())
@@ -183,6 +186,7 @@ impl BoundedSemaphore {
             Some(entry) => entry.number.store(entry.number.load(Relaxed) + 1, Relaxed),
             None => self.strays.store(self.strays.load(Relaxed) + 1, Relaxed),
         }
+        crash_point!("bounded.entered");
         self.word.store(left | (word & WAITERS) | flag, Relaxed);
         Some(left)
     }
@@ -215,6 +219,7 @@ impl BoundedSemaphore {
         let mut found = false;
         for slot in self.holders.iter(home).filter(dead) {
             slot.number.store(0, Relaxed);
+            crash_point!("bounded.burying");
             slot.free();
             found = true;
         }

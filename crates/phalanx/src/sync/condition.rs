@@ -37,6 +37,7 @@ use std::time::Instant;
 
 use super::slots::{Slot, Slots, Space};
 use super::{Members, Stop};
+use crate::fault::crash_point;
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 
@@ -73,6 +74,7 @@ impl Condition {
         let slot = self.slots.claim(home)?;
         slot.number
             .store(self.tickets.fetch_add(1, Relaxed), Relaxed);
+        crash_point!("condition.ticketed");
         // SYNC: pairs with the acquire in `queue`: the ticket.
         slot.state.store(WAITING, Release);
         Some(Waiter { slot })
@@ -169,6 +171,7 @@ fn call(slot: &Slot) {
 }
 
 fn wake(slot: &Slot) -> bool {
+    crash_point!("condition.called");
     let woken = futex::wake(&slot.state, 1) > 0;
     let _ = slot
         .state
@@ -192,6 +195,7 @@ impl Waiter<'_> {
             if self.is_notified() {
                 return Ok(());
             }
+            crash_point!("condition.about_to_sleep");
             match futex::wait(state, SLEEPING, deadline) {
                 Wait::Woken => {}
                 _ if self.is_notified() => return Ok(()),
@@ -216,6 +220,7 @@ impl Waiter<'_> {
     fn withdraw(&self) -> bool {
         // SYNC: pairs with the release in `give`.
         let notified = matches!(self.slot.state.swap(0, AcqRel), CALLED | NOTIFIED);
+        crash_point!("condition.leaving");
         self.slot.free();
         notified
     }

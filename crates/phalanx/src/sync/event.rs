@@ -21,6 +21,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant;
 
 use super::Stop;
+use crate::fault::crash_point;
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 
@@ -90,6 +91,7 @@ impl Event {
     /// Wakes the sleepers of a word that is set, and then says that this is done.
     fn wake(&self, seen: u32) {
         if seen & WAITERS != 0 {
+            crash_point!("event.set_unwoken");
             futex::wake_all(&self.word);
             let _ = self
                 .word
@@ -153,6 +155,7 @@ impl Event {
             {
                 continue;
             }
+            crash_point!("event.about_to_sleep");
             match futex::wait(&self.word, flagged, deadline) {
                 Wait::Woken => {}
                 _ if self.is_set_since(moment) => return Ok(()),

@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant;
 
 use super::{MemberId, Members, Stop, passed, slice_end};
+use crate::fault::crash_point;
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 
@@ -132,6 +133,7 @@ impl RawLock {
         // SYNC: pairs with the acquiring compare-exchange in `take_free` and `take_over`.
         let before = self.word.swap(0, Release);
         if before & WAITERS != 0 {
+            crash_point!("lock.freed_unwoken");
             futex::wake(&self.word, 1);
         }
         before & MemberId::MASK != 0
@@ -172,11 +174,13 @@ impl RawLock {
                 continue;
             }
             let seen = seen | WAITERS;
+            crash_point!("lock.about_to_sleep");
             match futex::wait(&self.word, seen, Some(slice_end(deadline))) {
                 Wait::Woken => {}
                 Wait::Interrupted => return Err(Stop::Interrupted),
                 Wait::TimedOut => {
                     if self.take_over(seen, mine, members) {
+                        crash_point!("lock.taken_over");
                         return Ok(Acquired { recovered: true });
                     }
                     if passed(deadline) {

@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::{Acquired, LastLook, Members, NotHeld, RawLock, Stop, this_thread};
+use crate::fault::crash_point;
 
 /// A lock between processes and threads that its holder may acquire again.
 #[derive(Debug, Default)]
@@ -58,6 +59,7 @@ impl RLock {
             return Ok(AGAIN);
         }
         let acquired = self.raw.lock_until(members, deadline)?;
+        crash_point!("rlock.entering");
         self.enter(1);
         Ok(acquired)
     }
@@ -178,6 +180,7 @@ impl RLock {
     fn leave(&self) {
         self.depth.store(0, Relaxed);
         self.thread.store(0, Relaxed);
+        crash_point!("rlock.leaving");
         self.raw.unlock();
     }
 }

@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant;
 
 use super::{NotHeld, SEM_VALUE_MAX, Stop, passed, slice_end};
+use crate::fault::crash_point;
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 
@@ -85,6 +86,7 @@ impl Semaphore {
             }
         }
         if seen & WAITERS != 0 {
+            crash_point!("semaphore.released_unwoken");
             futex::wake(&self.word, 1);
         }
         Ok(())
@@ -134,6 +136,7 @@ impl Semaphore {
             {
                 continue;
             }
+            crash_point!("semaphore.about_to_sleep");
             if futex::wait(&self.word, WAITERS, Some(slice_end(deadline))) == Wait::Interrupted {
                 return Err(Stop::Interrupted);
             }

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::{MemberId, Members};
+use crate::fault::crash_point;
 
 /// Slots in the object itself.
 const HERE: usize = 14;
@@ -85,6 +86,7 @@ impl Slot {
             .compare_exchange(from, to.get(), AcqRel, Relaxed)
             .is_ok();
         if claimed {
+            crash_point!("slots.claimed");
             self.state.store(0, Relaxed);
             self.number.store(0, Relaxed);
         }
@@ -143,6 +145,7 @@ impl Slots {
     fn grow<'a>(&'a self, space: &'a impl Space) -> Option<&'a Part> {
         let at = space.new_part()?;
         let part = space.part(at)?;
+        crash_point!("slots.part_unlinked");
         let mut link = &self.more;
         loop {
             // SYNC: pairs with the acquires in `parts`.
