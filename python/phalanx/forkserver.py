@@ -11,8 +11,8 @@ The loop itself is native; see the module ``process::zygote`` of the crate.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
-import signal
 import socket
 import struct
 import sys
@@ -179,7 +179,7 @@ def main(
     """
     os.set_inheritable(control, False)
     _phalanx.join_later(arena)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     if sys_path is not None:
         sys.path[:] = sys_path
     if installed:
@@ -232,7 +232,8 @@ def _be_child(zygote: Any) -> None:
         request = zygote.receive()
         if request is None:
             os._exit(0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # The function behind that of `signal`, which makes enumerations of the numbers.
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         popen_fork.prepare_forked()
         code = _serve(*request)
     except Exception:

@@ -300,8 +300,6 @@ class BaseProcess:
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
         """Become this process, run, and say with which exit code to end."""
         global _current_process, _parent_process, _process_counter, _children
-        import threading
-
         from . import context, util
 
         exitcode = 1
@@ -315,8 +313,10 @@ class BaseProcess:
             before = _current_process
             _current_process = self
             _parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
-            if getattr(threading, "_HAVE_THREAD_NATIVE_ID", False):
-                threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
+            # Without this module, which takes a while to import, there are no threads.
+            threading: Any = sys.modules.get("threading")
+            if threading and getattr(threading, "_HAVE_THREAD_NATIVE_ID", False):
+                threading.main_thread()._set_native_id()
             try:
                 self._after_fork()
             finally:
@@ -343,7 +343,8 @@ class BaseProcess:
             text = record(error)
             sys.stderr.write(f"Process {self.name}:\n{text}")
         finally:
-            threading._shutdown()  # type: ignore[attr-defined]
+            if threading := sys.modules.get("threading"):
+                threading._shutdown()
             util.info("process exiting with exitcode %d", exitcode)
             util._flush_std_streams()
         return exitcode

@@ -161,23 +161,33 @@ def become_child(
 def _main(fd: int, parent_sentinel: int) -> int:
     """Read what the parent pickled, become that process and run it; the exit code."""
     # Only a parent with a reducer of its own needs more than the plain pickle here.
-    from _pickle import load
+    from _pickle import Unpickler
 
-    with os.fdopen(fd, "rb", closefd=True) as from_parent:
-        me: Any = process.current_process()
-        me._inheriting = True
-        try:
-            prepare(load(from_parent))
-            child = load(from_parent)
-        except BaseException as error:
-            _failure.record(error)
-            raise
-        finally:
-            del me._inheriting
-            _phalanx.drop_unclaimed()
-        # The arguments are here; their copy in memory is not needed any more.
-        os.ftruncate(from_parent.fileno(), 0)
+    me: Any = process.current_process()
+    me._inheriting = True
+    try:
+        unpickler = Unpickler(io.BytesIO(_read_all(fd)))
+        prepare(unpickler.load())
+        child = unpickler.load()
+    except BaseException as error:
+        _failure.record(error)
+        raise
+    finally:
+        del me._inheriting
+        _phalanx.drop_unclaimed()
+    os.close(fd)
+    del unpickler
     return child._bootstrap(parent_sentinel)  # type: ignore[no-any-return]
+
+
+def _read_all(fd: int) -> bytes:
+    """All that the parent has written; nothing is left in the file, which lies in memory."""
+    size = os.fstat(fd).st_size
+    data = os.read(fd, size)
+    while len(data) < size:  # a read gives less than 2 GiB
+        data += os.read(fd, size - len(data))
+    os.ftruncate(fd, 0)
+    return data
 
 
 # -- in the parent ---------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import atexit
 import itertools
 import os
 import sys
-import threading  # its own clean-up has to be in place before ours
 import weakref
+from _thread import _local, allocate_lock
 
 from . import process
 
@@ -340,7 +340,7 @@ class ForkAwareThreadLock:
     """A lock for threads that is free in a forked child, whoever held it in the parent."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self.acquire = self._lock.acquire
         self.release = self._lock.release
         register_after_fork(self, ForkAwareThreadLock._at_fork_reinit)
@@ -355,7 +355,7 @@ class ForkAwareThreadLock:
         self._lock.__exit__(*args)
 
 
-class ForkAwareLocal(threading.local):
+class ForkAwareLocal(_local):
     """Values by thread, empty in a forked child."""
 
     def __init__(self) -> None:
