@@ -161,14 +161,14 @@ def become_child(
 def _main(fd: int, parent_sentinel: int) -> int:
     """Read what the parent pickled, become that process and run it; the exit code."""
     # Only a parent with a reducer of its own needs more than the plain pickle here.
-    from _pickle import Unpickler
+    from _pickle import load
 
     me: Any = process.current_process()
     me._inheriting = True
     try:
-        unpickler = Unpickler(io.BytesIO(_read_all(fd)))
-        prepare(unpickler.load())
-        child = unpickler.load()
+        data = io.BytesIO(_read_all(fd))
+        prepare(load(data))
+        child = load(data)
     except BaseException as error:
         _failure.record(error)
         raise
@@ -176,7 +176,7 @@ def _main(fd: int, parent_sentinel: int) -> int:
         del me._inheriting
         _phalanx.drop_unclaimed()
     os.close(fd)
-    del unpickler
+    del data
     return child._bootstrap(parent_sentinel)  # type: ignore[no-any-return]
 
 
