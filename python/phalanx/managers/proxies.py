@@ -71,6 +71,8 @@ class BaseProxy:
     _exposed_: tuple[str, ...]
     _manager: Any
     _authkey: bytes
+    # The process for which the server has counted a reference for this proxy.
+    _referring_pid: int | None = None
 
     def __init__(
         self,
@@ -184,8 +186,10 @@ class BaseProxy:
             server.hold_locally(self._id)
             self._close = util.Finalize(self, server.drop_locally, args=(self._id,))
             return
-        session = session_of(self._token.address, self._serializer, self._authkey)
-        session.call("incref", self._id)
+        if self._referring_pid != os.getpid():
+            session = session_of(self._token.address, self._serializer, self._authkey)
+            session.call("incref", self._id)
+            self._referring_pid = os.getpid()
         self._idset.add(self._id)
         state = self._manager and self._manager._state
         self._close = util.Finalize(
@@ -221,6 +225,8 @@ class BaseProxy:
 
     def _after_fork(self) -> None:
         self._manager = None
+        # A child of the server is a client like any other.
+        self._owned_by_manager = False
         try:
             self._incref()
         except Exception as error:

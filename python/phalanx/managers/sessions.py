@@ -43,7 +43,7 @@ class Session:
         self.serializer = serializer
         self.authkey = authkey
         self._renew()
-        util.register_after_fork(self, Session._renew)
+        util.register_after_fork(self, Session._renew_if_forked)
 
     def _renew(self) -> None:
         """Begin anew: the child of a fork is another process to the server."""
@@ -53,6 +53,11 @@ class Session:
         self._waiting: deque[tuple[str, str]] = deque()
         # None: not connected. The flag: whether the server answers on it for itself.
         self._control: tuple[Any, bool] | None = None
+
+    def _renew_if_forked(self) -> None:
+        # A child of the fork server runs its hooks after it has unpickled its arguments.
+        if self._pid != os.getpid():
+            self._renew()
 
     def connect(self, thread: str, name: str) -> tuple[Any, bool]:
         """Open a connection for requests to objects; also say what kind of server it is."""
@@ -83,8 +88,7 @@ class Session:
 
     def call(self, function: str, /, *args: Any, **kwds: Any) -> Any:
         """Call a function of the server itself."""
-        if self._pid != os.getpid():  # forked by other means than ours
-            self._renew()
+        self._renew_if_forked()  # by other means than ours, which have done so
         with self._lock:
             try:
                 result = self._call(function, args, kwds)
