@@ -127,7 +127,10 @@ impl PoolSeat {
                 Ok(()) => return Ok(()),
                 Err(refused) => pack_error(refused.value(py).as_any(), Some(&value), false)?,
             },
-            Err(error) => pack_error(error.value(py).as_any(), None, wrap)?,
+            Err(error) => {
+                // Before Python 3.12 only `into_value` gives the exception its traceback.
+                pack_error(error.into_value(py).bind(py).as_any(), None, wrap)?
+            }
         };
         // If even that cannot be sent, the worker ends, and its death tells.
         self.deliver(number, Outcome::Error, &packed)
