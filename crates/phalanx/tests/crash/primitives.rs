@@ -77,15 +77,21 @@ pub(super) fn locks(run: &Run) {
                 rlock.release(members).unwrap();
             }
         };
-        let sibling = Child::fork(work);
-        let victim = run.victim(work);
-        // Somebody who holds a lock dies beside the victim, so that it takes one over.
+        // Dies holding both, for the victim to take over.
         let holder = Child::fork(|| {
             let _ = again(|| lock.acquire(members, None));
             let _ = again(|| rlock.acquire(members, None));
         });
-        work();
         holder.wait();
+        let both = || {
+            assert!(again(|| lock.acquire(members, None)).unwrap().recovered);
+            assert!(again(|| rlock.acquire(members, None)).unwrap().recovered);
+            lock.release().unwrap();
+            rlock.release(members).unwrap();
+        };
+        let victim = victim_first(run, both, work);
+        let sibling = Child::fork(work);
+        work();
         run.check(sibling.wait() == 0, "a sibling failed");
         victim.wait();
         run.bury(&victim);
