@@ -48,6 +48,14 @@ def arbitrary_address(family: str) -> Address:
     raise ValueError(f"{family!r} is no family of addresses that is known here")
 
 
+def abstract_address() -> str:
+    """Return a free address that has no file: nothing is left of it, however its owner ends.
+
+    Not for programs that pass it on as an argument or in the environment: it has a zero in it.
+    """
+    return f"\0phalanx-{os.getpid()}-{os.urandom(8).hex()}"
+
+
 def _validate_family(family: str) -> None:
     if family == "AF_PIPE":
         raise ValueError("AF_PIPE is not a family of addresses on this platform")

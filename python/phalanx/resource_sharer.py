@@ -104,10 +104,12 @@ class _ResourceSharer:
         self._forget()
 
     def _start(self) -> None:
-        from .connection import Listener
+        from .connection import Listener, abstract_address
 
         util.debug("starting listener and thread for sending handles")
-        self._listener = Listener(authkey=process.current_process().authkey, backlog=128)
+        self._listener = Listener(
+            abstract_address(), authkey=process.current_process().authkey, backlog=128
+        )
         self._address = self._listener.address
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()

@@ -31,6 +31,15 @@ def _is_ours(family: str | None) -> bool:
     return family is not None and _phalanx.has_arena() and int(family, 16) == _phalanx.family()
 
 
+def _listen(listener: Any, address: Any) -> Any:
+    if not address:
+        try:
+            return listener(address=connection.abstract_address(), backlog=128)
+        except OSError:
+            pass  # not allowed here: a path will do
+    return listener(address=address, backlog=128)
+
+
 _Entry = tuple[Any, Any, Any]  # the object, the names of its methods, the types of their results
 
 
@@ -61,7 +70,7 @@ class Server:
         self.registry = registry
         self.authkey = process.AuthenticationString(authkey)
         # Clients are authenticated by the threads that serve them, so that a slow one delays none.
-        self.listener = listener_client[serializer][0](address=address, backlog=128)
+        self.listener = _listen(listener_client[serializer][0], address)
         self.address = self.listener.address
 
         self.id_to_obj: dict[str, _Entry] = {"0": (None, (), None)}
