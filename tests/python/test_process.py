@@ -130,14 +130,17 @@ def test_exception_is_printed_and_is_exit_code_1(ctx, capfd):
     assert "in fail" in err
 
 
+def say_and_sleep(connection):
+    connection.send("running")
+    time.sleep(600)
+
+
 @pytest.mark.parametrize("how", ["terminate", "kill", "interrupt"])
-def test_ended_by_a_signal(ctx, how, capfd):
-    process = ctx.Process(target=sleep)
-    if not hasattr(process, how):
-        return  # interrupt() came with Python 3.14
+def test_ended_by_a_signal(ctx, pipe, how, capfd):
+    here, there = pipe
+    process = ctx.Process(target=say_and_sleep, args=(there,))
     process.start()
-    if how == "interrupt":
-        time.sleep(0.5)
+    assert here.recv() == "running"
     getattr(process, how)()
     process.join()
     number = {"terminate": signal.SIGTERM, "kill": signal.SIGKILL}.get(how)

@@ -50,7 +50,16 @@ pub fn wait_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bo
 /// `None` if somebody else has reaped it and the system does not keep the status (before Linux
 /// 6.15), or if it is no child of this process. Does not block: a child that runs is `None` too.
 pub(crate) fn reap(fd: BorrowedFd<'_>) -> Option<i32> {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    status(fd, WaitIdOptions::empty())
+}
+
+/// Like [`reap`], but the child stays a zombie: its pid can mean no other process.
+pub(crate) fn look(fd: BorrowedFd<'_>) -> Option<i32> {
+    status(fd, WaitIdOptions::NOWAIT)
+}
+
+fn status(fd: BorrowedFd<'_>, more: WaitIdOptions) -> Option<i32> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | more;
     match waitid(WaitId::PidFd(fd), options) {
         Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Some((code & 0xff) << 8),
@@ -128,6 +137,7 @@ mod tests {
         assert_eq!(reap(fd.as_fd()), None, "it runs");
         assert!(send_signal(fd.as_fd(), libc::SIGTERM).unwrap());
         assert!(wait_readable(fd.as_fd(), None).unwrap());
+        assert_eq!(look(fd.as_fd()), Some(libc::SIGTERM));
         assert_eq!(reap(fd.as_fd()), Some(libc::SIGTERM));
         assert!(!send_signal(fd.as_fd(), libc::SIGTERM).unwrap());
         assert!(matches!(reap(fd.as_fd()), None | Some(libc::SIGTERM)));

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{Shutdown, shutdown};
 
 use super::{LONGEST_NOTE, PLAIN, WATCHED};
 use crate::error::{Error, Kind, Result};
@@ -89,12 +90,16 @@ impl Pending {
 
 /// Waits for the end of a child; `None` if the deadline passed. May be asked again and again.
 ///
+/// Until this has told of its end, the child's pid means no other process.
+///
 /// # Errors
 /// `is_interrupted()` when a signal came; waiting again is right.
 pub fn wait(connection: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<Option<ExitStatus>> {
     if !pidfd::wait_readable(connection, deadline)? {
         return Ok(None);
     }
+    // From here on the zygote may give the pid back to the system.
+    let _ = shutdown(connection, Shutdown::Write);
     let mut word = [0; 4];
     // It stays in the socket, so that every thread that waits gets the same answer.
     Ok(Some(match fdpass::receive(connection, &mut word, true)? {

@@ -11,8 +11,9 @@
 //! of a new *connection*. The message is read by the child that the zygote has forked ahead (the
 //! first one is forked when the first request comes), so a start costs one wake-up. That child hands
 //! the connection on to the zygote, tells the client its pid and becomes the process; the zygote
-//! forks the next one, and when the child ends it reaps it and writes the status to the connection.
-//! The connection is therefore the child's sentinel: readable when it has ended.
+//! forks the next one, and when the child ends it writes the status to the connection. The
+//! connection is therefore the child's sentinel: readable when it has ended. The child stays a zombie,
+//! whose pid is nobody else's, until the client has read the status.
 //!
 //! Who dies, and what happens:
 //!

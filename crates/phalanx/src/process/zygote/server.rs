@@ -52,6 +52,8 @@ struct Child {
     connection: OwnedFd,
     /// The process whose end ends it.
     client: Option<OwnedFd>,
+    /// It has ended, and the client has been told; it is a zombie until the client has heard it.
+    told: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,14 +155,15 @@ impl Zygote {
             CONTROL if flags.intersects(EventFlags::HUP | EventFlags::ERR) => {
                 self.stage = Stage::Closing;
                 self.remove(&self.control);
+                let told = self.children.iter().filter(|(_, child)| child.told);
+                for key in told.map(|(&key, _)| key).collect::<Vec<_>>() {
+                    self.bury(key);
+                }
                 Ok(())
             }
             CONTROL => Ok(()),
             LINK => self.taken(),
-            key if key % 2 == 0 => {
-                self.ended(key);
-                Ok(())
-            }
+            key if key % 2 == 0 => self.ended(key),
             key => self.client_ended(key - 1),
         }
     }
@@ -199,22 +202,39 @@ impl Zygote {
                 pidfd: warm.pidfd,
                 connection,
                 client,
+                told: false,
             },
         );
         Ok(())
     }
 
-    fn ended(&mut self, key: u64) {
-        let Some(child) = self.children.remove(&key) else {
-            return;
+    /// The child has ended, or its client has heard of that.
+    fn ended(&mut self, key: u64) -> Result<()> {
+        let Some(child) = self.children.get_mut(&key) else {
+            return Ok(());
         };
-        self.remove(&child.pidfd);
-        if let Some(client) = &child.client {
-            self.remove(client);
-        }
-        if let Some(status) = pidfd::reap(child.pidfd.as_fd()) {
+        if !child.told {
+            child.told = true;
+            let _ = epoll::delete(&self.epoll, &child.pidfd);
+            if let Some(client) = child.client.take() {
+                let _ = epoll::delete(&self.epoll, &client);
+            }
+            let status = pidfd::look(child.pidfd.as_fd()).unwrap_or_default();
+            let sent = fdpass::send(child.connection.as_fd(), &status.to_ne_bytes(), &[]);
+            if sent.is_ok() && self.stage != Stage::Closing {
+                let child = &self.children[&key];
+                return self.add(&child.connection, key, EventFlags::IN | EventFlags::RDHUP);
+            }
             // If nobody listens any more, nobody wants to know.
-            let _ = fdpass::send(child.connection.as_fd(), &status.to_ne_bytes(), &[]);
+        }
+        self.bury(key);
+        Ok(())
+    }
+
+    fn bury(&mut self, key: u64) {
+        if let Some(child) = self.children.remove(&key) {
+            self.remove(&child.connection);
+            pidfd::reap(child.pidfd.as_fd());
         }
     }
 
