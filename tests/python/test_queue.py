@@ -276,3 +276,26 @@ def test_what_was_read_outlives_the_queue(mp):
     for _ in range(10):
         other.put(np.zeros(100_000, dtype=np.int64))
     assert (array == 7).all()
+
+
+def test_wait_for_a_reading_end_never_lies(ctx):
+    """A late doorbell must not announce an item that is gone: who polls would then sleep in get."""
+    from phalanx.connection import wait
+
+    queue, stop = ctx.SimpleQueue(), ctx.Event()
+    process = ctx.Process(target=put_until, args=(queue, stop))
+    process.start()
+    for _ in range(2000):
+        assert wait([queue._reader]) == [queue._reader]
+        assert not queue.empty()
+        queue.get()
+    stop.set()
+    process.join()
+
+
+def put_until(queue, stop):
+    number = 0
+    while not stop.is_set():
+        if queue.empty():
+            queue.put(number)
+            number += 1

@@ -22,6 +22,7 @@ use crate::arena::{arena, handle_for_pickle};
 use crate::buffer::ReceivedBuffer;
 use crate::codec;
 use crate::error::to_py;
+use crate::queue::Queue;
 use crate::turn::{Turn, count_forks};
 use crate::wait::blocking;
 
@@ -809,6 +810,8 @@ struct Waited<'py> {
     number: RawFd,
     /// Keeps a connection's descriptor open while it is polled, whoever closes it.
     channel: Option<Arc<Channel>>,
+    /// The queue whose reading end this is.
+    queue: Option<Bound<'py, Queue>>,
 }
 
 impl<'py> Waited<'py> {
@@ -821,6 +824,7 @@ impl<'py> Waited<'py> {
                 object,
                 number,
                 channel: Some(channel),
+                queue: None,
             });
         }
         let number: PyResult<RawFd> = object.extract().or_else(|_| {
@@ -830,6 +834,7 @@ impl<'py> Waited<'py> {
         });
         match number {
             Ok(number) if number >= 0 => Ok(Self {
+                queue: reading_end_of(&object)?,
                 object,
                 number,
                 channel: None,
@@ -857,11 +862,21 @@ impl<'py> Waited<'py> {
 
     /// Whether it is ready, after its descriptor was.
     fn is_ready_indeed(&self) -> PyResult<bool> {
-        match self.channel.as_deref().and_then(Channel::in_arena) {
-            Some(_) => self.is_ready(),
-            None => Ok(true),
+        match (
+            self.channel.as_deref().and_then(Channel::in_arena),
+            &self.queue,
+        ) {
+            (Some(_), _) => self.is_ready(),
+            (None, Some(queue)) => queue.get().is_ready(),
+            (None, None) => Ok(true),
         }
     }
+}
+
+/// The queue that `object` is the reading end of, as libraries know it: `queue._reader`.
+fn reading_end_of<'py>(object: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, Queue>>> {
+    let queue = object.getattr_opt(intern!(object.py(), "_queue"))?;
+    Ok(queue.and_then(|queue| queue.cast_into::<Queue>().ok()))
 }
 
 impl AsFd for Waited<'_> {

@@ -47,6 +47,15 @@ fn until(block: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Ins
 }
 
 impl Queue {
+    /// Whether it has an item now; if not, its descriptor is not readable, either.
+    pub(crate) fn is_ready(&self) -> PyResult<bool> {
+        let queue = self.native()?;
+        if queue.is_empty().map_err(to_py)? {
+            queue.exposed_fd().map_err(to_py)?;
+        }
+        Ok(!queue.is_empty().map_err(to_py)?)
+    }
+
     #[inline]
     fn open(slf: &Bound<'_, Self>) -> PyResult<()> {
         if slf.get().closed.load(Relaxed) {

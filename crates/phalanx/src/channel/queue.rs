@@ -48,7 +48,7 @@ unsafe impl Shareable for QueueCore {
         let _ = self.log.settle(arena);
         self.items.ring(1);
         self.room.ring(1);
-        self.watches.ring(arena);
+        self.watches.ring(arena, || self.log.is_empty());
     }
 }
 
@@ -142,7 +142,7 @@ impl Queue {
         if put {
             crash_point!("queue.put_unrung");
             core.items.ring(1);
-            core.watches.ring(self.core.arena());
+            core.watches.ring(self.core.arena(), || core.log.is_empty());
         }
         Ok(put)
     }

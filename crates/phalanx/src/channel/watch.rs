@@ -52,21 +52,21 @@ impl Watches {
         }
     }
 
-    /// Tells the watches after an item was put.
+    /// Tells the watches after an item was put, unless it has been taken since.
     #[inline]
-    pub(super) fn ring(&self, arena: &Arena) {
+    pub(super) fn ring(&self, arena: &Arena, is_empty: impl Fn() -> bool) {
         if self.any.load(Relaxed) != 0 {
-            self.ring_slow(arena);
+            self.ring_slow(arena, is_empty);
         }
     }
 
     #[cold]
-    fn ring_slow(&self, arena: &Arena) {
+    fn ring_slow(&self, arena: &Arena, is_empty: impl Fn() -> bool) {
         // SYNC: pairs with the fence in `Watch::settle`.
         fence(SeqCst);
         for slot in &self.slots {
             if slot.owner.load(Relaxed) != 0 && slot.rung.load(Relaxed) == 0 {
-                slot.ring(arena);
+                slot.ring(arena, &is_empty);
             }
         }
     }
@@ -106,9 +106,11 @@ impl Slot {
         }
     }
 
-    fn ring(&self, arena: &Arena) {
+    fn ring(&self, arena: &Arena, is_empty: impl Fn() -> bool) {
         let _guard = self.lock.guard(arena);
-        if self.owner.load(Relaxed) == 0 || self.rung.load(Relaxed) != 0 {
+        // A datagram for an item that is gone already would make its owner wait for another: who
+        // took the item has looked for datagrams before this one came.
+        if self.owner.load(Relaxed) == 0 || self.rung.load(Relaxed) != 0 || is_empty() {
             return;
         }
         let Ok(address) = address(arena, self.name.load(Relaxed)) else {
@@ -199,7 +201,7 @@ impl Watch {
         // datagram or we see its item.
         fence(SeqCst);
         if !is_empty() && slot.rung.load(Relaxed) == 0 {
-            slot.ring(arena);
+            slot.ring(arena, is_empty);
         }
     }
 
