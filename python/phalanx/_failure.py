@@ -9,23 +9,13 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["RemoteTraceback", "record", "read", "use"]
+__all__ = ["record", "read", "use"]
 
 # What a report begins with: under spawn and forkserver the same file brought the child its
 # arguments, and a child may die before it has read them.
 _MAGIC = b"phalanx failure\n"
 
 _fd: int | None = None
-
-
-class RemoteTraceback(Exception):
-    """Shows the traceback of another process; the ``__cause__`` of an exception from there."""
-
-    def __init__(self, tb: str) -> None:
-        self.tb = tb
-
-    def __str__(self) -> str:
-        return self.tb
 
 
 def use(fd: int | None) -> None:
@@ -72,6 +62,8 @@ def read(fd: int) -> BaseException | None:
         error = RuntimeError(f"{error}: {message}")
     else:
         (text,) = rest
+    from .pool import RemoteTraceback
+
     error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
     return error  # type: ignore[no-any-return]
 

@@ -50,10 +50,12 @@ def active_children() -> list[BaseProcess]:
 
 def _cleanup() -> None:
     """Reap the children that have ended."""
+    global _crowd
     for child in list(_children):
         popen = child._popen
         if popen is not None and popen.poll() is not None:
             _children.discard(child)
+    _crowd = 2 * len(_children) + 8
 
 
 class BaseProcess:
@@ -120,7 +122,10 @@ class BaseProcess:
             raise AssertionError(
                 "daemonic processes are not allowed to have children: they would outlive them"
             )
-        _cleanup()
+        # Not each time: to look at all children at every start would take time that grows with the
+        # square of their number.
+        if len(_children) >= _crowd:
+            _cleanup()
         self._popen = self._Popen(self)  # type: ignore[call-arg]
         self._sentinel = self._popen.sentinel
         # The target may refer to this object; letting go here spares a reference cycle.
@@ -321,6 +326,7 @@ class BaseProcess:
                 self._after_fork()
             finally:
                 del before
+            util._name_log_records()
             util.info("child process calling self.run()")
             try:
                 self.run()
@@ -426,6 +432,7 @@ _parent_process: BaseProcess | None = None
 _current_process: BaseProcess = _MainProcess()
 _process_counter = itertools.count(1)
 _children: set[BaseProcess] = set()
+_crowd = 8  # so many children in `_children` are looked through at the next start
 del _MainProcess
 
 # Every Process object that has not been collected, for tests.

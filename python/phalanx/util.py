@@ -83,17 +83,32 @@ def get_logger() -> logging.Logger:
         if _logger is None:
             _logger = logging.getLogger(LOGGER_NAME)
             _logger.propagate = False
-            _logger.addFilter(_name_process)
+            _name_log_records()
             # Our clean-up logs, so it has to run before that of logging.
             atexit.unregister(_exit_function)
             atexit.register(_exit_function)
     return _logger
 
 
-def _name_process(record: logging.LogRecord) -> bool:
-    # logging knows the process's name only where this package is imported as multiprocessing.
-    record.processName = process.current_process().name
-    return True
+def _name_log_records() -> None:
+    """Let all log records name this process, if logging is in use.
+
+    By itself logging asks a loaded ``multiprocessing``, which need not be this package.
+    """
+    logging: Any = sys.modules.get("logging")
+    if logging is None:
+        return
+    make = logging.getLogRecordFactory()
+    if getattr(make, "__module__", None) == __name__:
+        return
+
+    def make_named(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        if record.processName == "MainProcess":
+            record.processName = process.current_process().name
+        return record
+
+    logging.setLogRecordFactory(make_named)
 
 
 def log_to_stderr(level: int | None = None) -> logging.Logger:
