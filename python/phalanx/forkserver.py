@@ -12,6 +12,7 @@ The loop itself is native; see the module ``process::zygote`` of the crate.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import gc
 import os
 import socket
 import struct
@@ -186,6 +187,9 @@ def main(
         _install.install()
     _preload(preload, init_main_from_path, init_main_from_name)
     util._close_stdin()
+    # What is there now will not go, and looking at it would copy it into every child.
+    gc.collect()
+    gc.freeze()
     zygote = _phalanx.Zygote(control)
     while zygote.wait():
         util._flush_std_streams()
