@@ -351,8 +351,8 @@ fn audited(run: &Run, scenario: impl FnOnce()) {
     let held = |usage: &Usage, kind: u32| usage.kinds.get(&kind).map_or(0, |count| count.0);
     let mut allowed = before.blocks() + u64::from(run.killed());
     if held(&after, PIPE) > held(&before, PIPE) {
-        allowed += held(&after, PIPE) - held(&before, PIPE);
-        allowed += held(&after, SEGMENT) - held(&before, SEGMENT);
+        allowed += held(&after, PIPE).saturating_sub(held(&before, PIPE));
+        allowed += held(&after, SEGMENT).saturating_sub(held(&before, SEGMENT));
     }
     run.check(
         run.point.is_empty() || after.blocks() <= allowed,
