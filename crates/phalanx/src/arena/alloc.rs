@@ -75,7 +75,8 @@ impl Arena {
         saturating_sub(&header.used, size);
         if size >= LARGE {
             let warm = header.warm.load(Relaxed);
-            let cold = warm + size > header.warm_limit.load(Relaxed)
+            let cold = warm.saturating_add(size) > header.warm_limit.load(Relaxed)
+                && self.extent(offset, block).is_ok()
                 && memory::discard(self.fd(), offset + PAGE as u64, size - PAGE as u64);
             block.cold.store(u32::from(cold), Relaxed);
             if !cold {
@@ -101,14 +102,10 @@ impl Arena {
         if head == 0 {
             return Ok(None);
         }
-        let block = match self.block(head) {
-            Ok(block) if block.class.load(Relaxed) as usize == class => block,
-            _ => {
-                // Whatever was behind it is lost, but allocation goes on.
-                list.head.store(0, Release);
-                return Err(Error::corrupt("a free list points outside its class"));
-            }
-        };
+        let block = self.free_block(head, class).inspect_err(|_| {
+            // Whatever was behind it is lost, but allocation goes on.
+            list.head.store(0, Release);
+        })?;
         list.head.store(block.next.load(Relaxed), Release);
         crash_point!("alloc.unlinked");
         let size = layout::class_size(class);
@@ -123,22 +120,22 @@ impl Arena {
         let header = self.header();
         let size = layout::class_size(class);
         let limit = header.limit.load(Relaxed);
-        if header
-            .used
-            .load(Relaxed)
-            .saturating_add(header.warm.load(Relaxed))
-            + size
-            > limit
-        {
+        let room = |taken: u64| limit.saturating_sub(taken) >= size;
+        let used = || header.used.load(Relaxed);
+        if !room(used().saturating_add(header.warm.load(Relaxed))) {
             self.trim();
-            if header.used.load(Relaxed) + size > limit {
+            if !room(used()) {
                 return Err(self.full(len));
             }
         }
         let list = &header.classes[class];
         let _class_guard = list.lock.guard(self);
         let at = list.fresh.load(Relaxed);
-        if size < LARGE && at != 0 && at + size <= list.fresh_end.load(Relaxed) {
+        let end = list.fresh_end.load(Relaxed).min(self.top());
+        let fits = at >= HEAP
+            && at.is_multiple_of(BLOCK_HEADER)
+            && at.checked_add(size).is_some_and(|next| next <= end);
+        if size < LARGE && fits {
             self.write_block_header(at, class);
             crash_point!("alloc.carved");
             list.fresh.store(at + size, Release);
@@ -146,8 +143,13 @@ impl Arena {
         }
         let chunk = layout::chunk_size(class);
         let _top_guard = header.top_lock.guard(self);
-        let top = header.top.load(Relaxed);
-        if top + chunk > header.span.load(Relaxed) {
+        let top = self.top();
+        if !top.is_multiple_of(PAGE as u64) || top < HEAP {
+            return Err(Error::corrupt(
+                "the end of the heap is not where one can be",
+            ));
+        }
+        if chunk > self.span - top {
             return Err(self.full(len));
         }
         self.write_block_header(top, class);
@@ -193,8 +195,10 @@ impl Arena {
             }
             let _guard = list.lock.guard(self);
             let mut at = list.head.load(Acquire);
-            while at != 0 {
-                let Ok(block) = self.block(at) else { break };
+            for _ in 0..self.most_links() {
+                let Ok(block) = self.free_block(at, class) else {
+                    break;
+                };
                 if block.cold.load(Relaxed) == 0
                     && memory::discard(self.fd(), at + PAGE as u64, size - PAGE as u64)
                 {
@@ -206,11 +210,26 @@ impl Arena {
         }
     }
 
+    /// The block at `offset`, checked to belong on the free list of `class`.
+    fn free_block(&self, offset: Offset, class: usize) -> Result<&Block> {
+        let block = self.check(offset, kind::FREE)?;
+        if block.class.load(Relaxed) as usize != class {
+            return Err(Error::corrupt("a free list points outside its class"));
+        }
+        self.extent(offset, block)?;
+        Ok(block)
+    }
+
+    /// More links than any chain of blocks can have: damage could make one a ring.
+    pub(crate) fn most_links(&self) -> u64 {
+        self.top() / BLOCK_HEADER
+    }
+
     /// The header of the block at `offset`, checked to be one.
     pub(super) fn block(&self, offset: Offset) -> Result<&Block> {
         let inside = offset >= HEAP
             && offset.is_multiple_of(BLOCK_HEADER)
-            && offset.saturating_add(BLOCK_HEADER) <= self.header().top.load(Acquire);
+            && offset.saturating_add(BLOCK_HEADER) <= self.top();
         if !inside {
             return Err(Error::corrupt(format!("there is no block at {offset:#x}")));
         }
@@ -240,23 +259,27 @@ impl Arena {
 
     /// Where the payload of a block begins; it has room for the block's `len` bytes at least.
     pub(crate) fn payload(&self, offset: Offset) -> Result<*mut u8> {
-        let block = self.block(offset)?;
-        let class = block.class.load(Relaxed) as usize % layout::CLASSES;
-        let start = offset + layout::payload_start(class);
-        if offset + layout::class_size(class) > self.header().top.load(Relaxed) {
-            return Err(Error::corrupt(format!(
-                "the block at {offset:#x} reaches past the end"
-            )));
-        }
-        Ok(self.at(start))
+        self.extent(offset, self.block(offset)?).map(|(at, _)| at)
     }
 
     /// A block's payload as checked for a kind: address and the bytes asked for.
     pub(crate) fn part(&self, offset: Offset, kind: u32) -> Result<(*mut u8, u64)> {
         let block = self.check(offset, kind)?;
+        let (payload, room) = self.extent(offset, block)?;
+        Ok((payload, block.len.load(Relaxed).min(room)))
+    }
+
+    /// A block's payload: address and room.
+    fn extent(&self, offset: Offset, block: &Block) -> Result<(*mut u8, u64)> {
         let class = block.class.load(Relaxed) as usize % layout::CLASSES;
-        let len = block.len.load(Relaxed).min(layout::payload_size(class));
-        Ok((self.payload(offset)?, len))
+        let end = offset.checked_add(layout::class_size(class));
+        if end.is_none_or(|end| end > self.top()) {
+            return Err(Error::corrupt(format!(
+                "the block at {offset:#x} reaches past the end"
+            )));
+        }
+        let start = offset + layout::payload_start(class);
+        Ok((self.at(start), layout::payload_size(class)))
     }
 
     /// Makes a buffer block belong to `owner` (`None`: to nobody, it is in transit).

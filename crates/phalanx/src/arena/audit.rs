@@ -56,7 +56,7 @@ impl Arena {
         let mut at = HEAP;
         std::iter::from_fn(move || {
             // SYNC: pairs with the Release in `fresh`.
-            if at >= self.header().top.load(Acquire) {
+            if at >= self.top() {
                 return None;
             }
             let size = self.block(at).ok()?.size.load(Relaxed);

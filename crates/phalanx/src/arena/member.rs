@@ -182,7 +182,11 @@ impl Arena {
                 life::is_running(pid, start)
             }
             Phase::Reserved => match MemberId::new(slot.creator.load(Relaxed)) {
-                Some(creator) => creator != id && self.is_alive(creator),
+                // The creator is a running member, not another reservation.
+                Some(creator) => {
+                    let state = self.slot_of(creator).load();
+                    state.phase == Phase::Live && self.is_alive(creator)
+                }
                 // Just being reserved. Who is killed right there leaves one slot unused for ever.
                 None => true,
             },

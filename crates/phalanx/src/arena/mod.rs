@@ -267,6 +267,12 @@ impl Arena {
         unsafe { self.base.cast().as_ref() }
     }
 
+    /// The end of the used part: never past the mapping, whatever the header says.
+    fn top(&self) -> Offset {
+        // SYNC: pairs with the Release in `fresh`.
+        self.header().top.load(Acquire).min(self.span)
+    }
+
     fn slots(&self) -> &[Slot] {
         // SAFETY: the table lies right behind the header, inside the mapping, aligned; slots are
         // atomics only.

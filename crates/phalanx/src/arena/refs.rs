@@ -145,7 +145,7 @@ impl Arena {
         block
             .refs
             .fetch_update(AcqRel, Relaxed, |n| {
-                (n > 0 && n < u32::MAX / 2).then_some(n + 1)
+                (n > 0 && n < u32::MAX / 2).then(|| n + 1)
             })
             .map_err(|_| gone())?;
         let same = Handle::new(handle.offset(), block.generation.load(Relaxed)) == handle;
@@ -294,7 +294,10 @@ impl Arena {
         let slot = self.slot_of(child);
         let mut chunk = slot.refs.load(Acquire);
         let mut free = None;
-        while chunk != 0 && free.is_none() {
+        for _ in 0..self.most_links() {
+            if chunk == 0 || free.is_some() {
+                break;
+            }
             let (link, entries) = self.table_chunk(chunk)?;
             for at in entries {
                 match self.word(at).load(Relaxed) {
@@ -384,7 +387,7 @@ impl Arena {
     pub(super) fn adopt_booked(&'static self) {
         let mut registry = self.registry();
         let mut chunk = self.slot_of(self.me()).refs.load(Acquire);
-        while chunk != 0 {
+        for _ in 0..self.most_links() {
             let Ok((link, entries)) = self.table_chunk(chunk) else {
                 break;
             };

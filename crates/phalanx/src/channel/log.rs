@@ -146,7 +146,7 @@ impl Log {
         let tail = producers.tail.load(Relaxed);
         let (segment, capacity) = segment_at(arena, tail)?;
         let place = Place::of(segment.commit.0.load(Relaxed));
-        let number = segment.base.load(Relaxed) + u64::from(place.count);
+        let number = segment.number(place);
         let bytes = producers.bytes.load(Relaxed);
         let in_log = number.saturating_sub(self.consumers.0.gets.load(Relaxed));
         let bytes_in_log = bytes.saturating_sub(self.consumers.0.bytes.load(Relaxed));
@@ -154,6 +154,11 @@ impl Log {
             return Ok(Pushed::NoRoom);
         }
         let size = head.size();
+        if !place.bytes.is_multiple_of(8) {
+            return Err(Error::corrupt(
+                "a segment's end is not where a record can be",
+            ));
+        }
         crash_point!("log.push_locked");
         if u64::from(place.bytes) + size <= capacity {
             // SAFETY: `segment_at` checked that `capacity` bytes follow the head; what lies behind
@@ -175,12 +180,15 @@ impl Log {
             crash_point!("log.segment_linked");
             producers.tail.store(fresh, Relaxed);
         }
-        producers
-            .bytes
-            .store(bytes + size + weight(arena, handles), Relaxed);
+        producers.bytes.store(
+            bytes
+                .wrapping_add(size)
+                .wrapping_add(weight(arena, handles)),
+            Relaxed,
+        );
         crash_point!("log.uncounted");
         // SYNC: pairs with the Acquire in `is_empty`.
-        producers.puts.store(number + 1, Release);
+        producers.puts.store(number.wrapping_add(1), Release);
         Ok(Pushed::Number(number))
     }
 
@@ -198,18 +206,18 @@ impl Log {
                 self.consumers.0.head.store(tail, Release);
             }
         }
-        loop {
+        for _ in 0..arena.most_links() {
             let (segment, _) = segment_at(arena, tail)?;
             let next = segment.next.load(Acquire);
             if next == 0 {
-                let count = Place::of(segment.commit.0.load(Relaxed)).count;
-                let puts = segment.base.load(Relaxed) + u64::from(count);
+                let puts = segment.number(Place::of(segment.commit.0.load(Relaxed)));
                 producers.tail.store(tail, Relaxed);
                 producers.puts.store(puts, Release);
                 return Ok(());
             }
             tail = next;
         }
+        Err(Error::corrupt("a log's segments form a ring"))
     }
 
     /// Takes the oldest message, if there is one. Blocks for another consumer's copying only.
@@ -292,11 +300,20 @@ impl Log {
         if guard.recovered {
             self.repair_head(arena)?;
         }
+        let puts = self.puts();
         let Some((segment, place, commit)) = self.peek(arena)? else {
+            if puts > self.gets() {
+                self.repair_head(arena)?;
+                if puts > self.gets() {
+                    return Err(Error::corrupt(
+                        "a log's segments do not add up to its counts",
+                    ));
+                }
+            }
             return Ok(None);
         };
         let record = Record::at(segment, place, commit)?;
-        let number = segment.base.load(Relaxed) + u64::from(place.count);
+        let number = segment.number(place);
         let taken = Taken {
             number,
             tag: record.head.tag,
@@ -311,9 +328,12 @@ impl Log {
         segment.read.0.store(place.after(size).word(), Release);
         let bytes_before = consumers.bytes.load(Relaxed);
         let weight = weight(arena, &taken.handles);
-        consumers.bytes.store(bytes_before + size + weight, Relaxed);
+        consumers.bytes.store(
+            bytes_before.wrapping_add(size).wrapping_add(weight),
+            Relaxed,
+        );
         crash_point!("log.taken_uncounted");
-        consumers.gets.store(number + 1, Release);
+        consumers.gets.store(number.wrapping_add(1), Release);
         Ok(Some(taken))
     }
 
@@ -361,8 +381,7 @@ impl Log {
         let head = consumers.head.load(Acquire);
         if head != 0 {
             let (segment, _) = segment_at(arena, head)?;
-            let count = Place::of(segment.read.0.load(Relaxed)).count;
-            let gets = segment.base.load(Relaxed) + u64::from(count);
+            let gets = segment.number(Place::of(segment.read.0.load(Relaxed)));
             if gets == self.producers.0.puts.load(Acquire) {
                 // An empty log: the one moment at which the bytes are known again.
                 consumers
@@ -387,14 +406,12 @@ impl Log {
     /// # Errors
     /// `is_corrupt`.
     pub fn len(&self, arena: &Arena) -> Result<u64> {
-        let producers = self.producers.0.lock.guard(arena);
-        if producers.recovered && self.producers.0.tail.load(Relaxed) != 0 {
+        let _producers = self.producers.0.lock.guard(arena);
+        if self.producers.0.tail.load(Relaxed) != 0 {
             self.repair_tail(arena)?;
         }
-        let consumers = self.consumers.0.lock.guard(arena);
-        if consumers.recovered {
-            self.repair_head(arena)?;
-        }
+        let _consumers = self.consumers.0.lock.guard(arena);
+        self.repair_head(arena)?;
         Ok(self.puts().saturating_sub(self.gets()))
     }
 

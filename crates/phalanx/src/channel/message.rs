@@ -89,7 +89,9 @@ impl Drop for Letter<'_> {
 
 /// Bytes of a message's buffers.
 pub(super) fn weight(arena: &Arena, handles: &[u64]) -> u64 {
-    handles.iter().map(|&bits| buffer::len(arena, bits)).sum()
+    handles.iter().fold(0, |sum: u64, &bits| {
+        sum.wrapping_add(buffer::len(arena, bits))
+    })
 }
 
 fn gather(arena: &'static Arena, parts: &[&[u8]], len: usize) -> Result<Buffer> {

@@ -300,7 +300,7 @@ impl Queue {
     pub fn task_done(&self) -> Result<()> {
         let core = &*self.core;
         let puts = core.log.puts();
-        let next = |done: u64| (done < puts).then_some(done + 1);
+        let next = |done: u64| (done < puts).then(|| done + 1);
         match core.done.fetch_update(SeqCst, Relaxed, next) {
             Ok(before) if before + 1 == puts => core.all_done.ring(u32::MAX),
             Ok(_) => {}

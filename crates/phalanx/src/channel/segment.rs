@@ -47,8 +47,8 @@ impl Place {
 
     pub(super) fn after(self, bytes: u64) -> Self {
         Self {
-            bytes: self.bytes + bytes as u32,
-            count: self.count + 1,
+            bytes: self.bytes.wrapping_add(bytes as u32),
+            count: self.count.wrapping_add(1),
         }
     }
 }
@@ -76,6 +76,13 @@ impl RecordHead {
 
     pub(super) fn size(self) -> u64 {
         8 + 8 * u64::from(self.buffers) + u64::from(self.len).next_multiple_of(8)
+    }
+}
+
+impl Segment {
+    /// The number of the message at `place`. Wraps around only in damaged memory.
+    pub(super) fn number(&self, place: Place) -> u64 {
+        self.base.load(Relaxed).wrapping_add(u64::from(place.count))
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) fn seconds() -> u64 {
 /// A zombie does not run. If the system will not say, the process counts as running: taking a lock
 /// from a live owner would be worse than waiting for a dead one.
 pub(crate) fn is_running(pid: u32, start: u64) -> bool {
-    let Some(id) = Pid::from_raw(pid as i32) else {
+    let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return false;
     };
     match pidfd_open(id, PidfdFlags::empty()) {
