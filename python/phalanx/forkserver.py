@@ -180,7 +180,15 @@ def main(
     """
     os.set_inheritable(control, False)
     _phalanx.join_later(arena)
-    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    # Ctrl-C is for the children; and their ends have to be seen, also if this process was started
+    # with SIGCHLD ignored. (The functions behind those of `signal`, which make enumerations.)
+    handlers = {
+        number: _signal.signal(number, handler)
+        for number, handler in (
+            (_signal.SIGINT, _signal.SIG_IGN),
+            (_signal.SIGCHLD, _signal.SIG_DFL),
+        )
+    }
     if sys_path is not None:
         sys.path[:] = sys_path
     if installed:
@@ -195,7 +203,7 @@ def main(
         util._flush_std_streams()
         pid = os.fork()
         if pid == 0:
-            _be_child(zygote)
+            _be_child(zygote, handlers)
         zygote.forked(pid)
     sys.exit(0)
 
@@ -229,15 +237,15 @@ def _import(name: str) -> None:
         pass
 
 
-def _be_child(zygote: Any) -> None:
+def _be_child(zygote: Any, handlers: dict[int, Any]) -> None:
     """Wait for a request, in a child that was forked ahead, and run it."""
     code = 1
     try:
         request = zygote.receive()
         if request is None:
             os._exit(0)
-        # The function behind that of `signal`, which makes enumerations of the numbers.
-        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+        for number, handler in handlers.items():
+            _signal.signal(number, handler)
         popen_fork.prepare_forked()
         code = _serve(*request)
     except Exception:

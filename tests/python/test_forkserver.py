@@ -227,3 +227,25 @@ def test_children_have_no_more_descriptors_when_there_are_more(ctx):
 def test_preload_names_have_to_be_strings(ctx):
     with pytest.raises(TypeError, match="module_names must be a list of strings"):
         ctx.set_forkserver_preload([1, 2])
+
+
+IGNORED = """
+import signal, sys
+import phalanx as mp
+
+def child():
+    print(signal.getsignal(signal.SIGCHLD).name, flush=True)
+    sys.exit(7)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    process = mp.get_context("forkserver").Process(target=child)
+    process.start()
+    process.join()
+    print(process.exitcode)
+"""
+
+
+def test_exit_codes_are_seen_with_sigchld_ignored(tmp_path):
+    (tmp_path / "ignored.py").write_text(IGNORED)
+    assert run_python(tmp_path / "ignored.py").stdout == "SIG_IGN\n7\n"

@@ -219,13 +219,14 @@ impl Zygote {
             if let Some(client) = child.client.take() {
                 let _ = epoll::delete(&self.epoll, &client);
             }
-            let status = pidfd::look(child.pidfd.as_fd()).unwrap_or_default();
-            let sent = fdpass::send(child.connection.as_fd(), &status.to_ne_bytes(), &[]);
-            if sent.is_ok() && self.stage != Stage::Closing {
+            let sent = pidfd::look(child.pidfd.as_fd()).is_some_and(|status| {
+                fdpass::send(child.connection.as_fd(), &status.to_ne_bytes(), &[]).is_ok()
+            });
+            if sent && self.stage != Stage::Closing {
                 let child = &self.children[&key];
                 return self.add(&child.connection, key, EventFlags::IN | EventFlags::RDHUP);
             }
-            // If nobody listens any more, nobody wants to know.
+            // Nobody listens any more, or there is nothing to tell but the end.
         }
         self.bury(key);
         Ok(())
