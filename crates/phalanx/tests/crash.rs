@@ -43,7 +43,7 @@ fn main() {
     let wanted = wanted.unwrap_or_default();
     let mut reached: BTreeMap<String, u32> = BTreeMap::new();
     let points = points();
-    let scenarios: [(&str, Scenario); 11] = [
+    let scenarios: [(&str, Scenario); 12] = [
         ("queue", |run| queue(run, None)),
         ("bounded queue", |run| queue(run, Some(3))),
         ("pipe", |run| pipe(run, false)),
@@ -55,6 +55,7 @@ fn main() {
         ("semaphores", primitives::semaphores),
         ("conditions and events", primitives::conditions),
         ("barriers", primitives::barriers),
+        ("sleepers", primitives::sleepers),
     ];
     for (name, scenario) in scenarios {
         let begin = Instant::now();
@@ -314,6 +315,22 @@ impl Child {
                 }
             }
         }
+    }
+
+    /// Waits until it has ended; it stays for others to find and to bury.
+    fn wait_unburied(&self) {
+        // SAFETY: all-zero bytes are a siginfo, which the call fills.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let how = libc::WEXITED | libc::WNOWAIT;
+        // SAFETY: our own child, not waited for yet.
+        let waited = unsafe { libc::waitid(libc::P_PID, self.pid as u32, &mut info, how) };
+        assert_eq!(waited, 0);
+    }
+
+    /// Whether it sleeps, and not just waits for a processor.
+    fn is_asleep(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+        stat.rsplit(')').next().unwrap().starts_with(" S")
     }
 
     /// The child's status once it has ended; it is reaped then.

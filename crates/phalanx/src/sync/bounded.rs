@@ -229,6 +229,11 @@ impl BoundedSemaphore {
         found
     }
 
+    /// A process has died: its permits are there again, also for those who only look.
+    pub(super) fn peer_died(&self, home: &(impl Members + Space)) {
+        self.bury(home);
+    }
+
     fn guard_now(&self, members: &impl Members) -> Option<Guard<'_>> {
         self.lock.try_guard(members)
     }

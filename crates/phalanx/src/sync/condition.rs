@@ -28,8 +28,8 @@
 //! **Deaths.** A waiter may die in any state; its slot stays. A notification that hits the dead
 //! would be lost for the living, so when nobody was woken, and somebody else could have had the
 //! notification, the notifier looks whether the owner lives, and if not takes the next oldest. A
-//! notifier that dies before its wake-up leaves a slot `CALLED`: whoever waits or notifies next
-//! wakes it. Slots of the dead are used again before the table grows.
+//! notifier that dies before its wake-up leaves a slot `CALLED`: whoever reaps it wakes that, or
+//! whoever waits or notifies next. Slots of the dead are used again before the table grows.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -129,6 +129,12 @@ impl Condition {
             let state = slot.state.load(Acquire);
             matches!(state, WAITING | SLEEPING).then(|| (slot.number.load(Relaxed), slot))
         })
+    }
+
+    /// A process has died, perhaps between a notification and its wake-up: who has been notified is
+    /// woken.
+    pub(super) fn peer_died(&self, space: &impl Space) {
+        self.slots.iter(space).for_each(call);
     }
 
     /// Gives back what lies outside of the object. Nobody may use it any more.

@@ -14,7 +14,8 @@
 //! flag again would make some of them sleep on or say "no" without a time-out (gh-95826).
 //!
 //! The flag `WAITERS` stays until they have been woken, so that if the setter dies in between,
-//! the next `set` or `clear` wakes them. Waiters own nothing, so a dead one disturbs nobody.
+//! whoever reaps it, and the next `set` or `clear`, wakes them. Waiters own nothing, so a dead one
+//! disturbs nobody.
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -96,6 +97,15 @@ impl Event {
             let _ = self
                 .word
                 .compare_exchange(seen, seen & !WAITERS, Relaxed, Relaxed);
+        }
+    }
+
+    /// A process has died, perhaps between setting it and waking the sleepers: they are woken.
+    pub(super) fn peer_died(&self) {
+        // SYNC: pairs with the release in `set`.
+        let seen = self.word.load(Acquire);
+        if seen & SET != 0 {
+            self.wake(seen);
         }
     }
 

@@ -28,7 +28,7 @@ impl Space for Arena {
 }
 
 macro_rules! shareable {
-    ($($kind:literal $name:ident $reclaim:expr;)*) => {$(
+    ($($kind:literal $name:ident $reclaim:expr $(, $peer_died:expr)?;)*) => {$(
         // SAFETY: `repr(C)` or transparent, atomics only, no address, no `Drop`. Its module's
         // docs say what a death at each step leaves behind.
         unsafe impl Shareable for $name {
@@ -39,17 +39,27 @@ macro_rules! shareable {
                 let reclaim: fn(&Self, &Arena) = $reclaim;
                 reclaim(self, arena);
             }
+            $(
+                const MINDS_DEATHS: bool = true;
+
+                fn peer_died(&self, arena: &Arena) {
+                    let peer_died: fn(&Self, &Arena) = $peer_died;
+                    peer_died(self, arena);
+                }
+            )?
         }
     )*};
 }
 
+// Who sleeps without slices is woken by the reaper, if the one who died owed it a wake-up. The others
+// find out by themselves: the sleepers of locks, semaphores and barriers look once a slice.
 shareable! {
     16 Lock |_, _| {};
     17 RLock |_, _| {};
     18 Semaphore |_, _| {};
-    19 BoundedSemaphore |object, arena| object.reclaim(arena);
-    20 Condition |object, arena| object.reclaim(arena);
-    21 Event |_, _| {};
+    19 BoundedSemaphore |object, arena| object.reclaim(arena), |object, arena| object.peer_died(arena);
+    20 Condition |object, arena| object.reclaim(arena), |object, arena| object.peer_died(arena);
+    21 Event |_, _| {}, |object, _| object.peer_died();
     22 Barrier |object, arena| object.reclaim(arena);
 }
 

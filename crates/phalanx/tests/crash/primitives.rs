@@ -127,7 +127,7 @@ pub(super) fn semaphores(run: &Run) {
         };
         // Dies with a permit, for the victim to bury.
         let holder = Child::fork(|| again(|| bounded.acquire(home, None)).unwrap());
-        holder.wait();
+        holder.wait_unburied();
         let both = || {
             for _ in 0..2 {
                 again(|| bounded.acquire(home, None)).unwrap();
@@ -141,6 +141,7 @@ pub(super) fn semaphores(run: &Run) {
         for sibling in siblings {
             run.check(sibling.wait() == 0, "a sibling failed");
         }
+        holder.wait();
         victim.wait();
         run.bury(&victim);
         for _ in 0..2 {
@@ -255,5 +256,52 @@ pub(super) fn barriers(run: &Run) {
         run.check(meet(2).is_ok(), "no meeting any more");
         run.check(partner.wait() == 0, "the partner failed");
         run.check(home.is_alive(home.me()), "we are dead");
+    });
+}
+
+/// The victim dies between a change and the wake-up that belongs to it. Nobody touches the objects
+/// afterwards: it is the reaper that wakes the sleepers.
+pub(super) fn sleepers(run: &Run) {
+    audited(run, || {
+        let event = Shared::create(Event::new()).unwrap();
+        let condition = Shared::create(Condition::new()).unwrap();
+        let lock = Shared::create(Lock::new()).unwrap();
+        let bounded = Shared::create(BoundedSemaphore::new(2)).unwrap();
+        let home = condition.arena();
+        let notify = || {
+            let _ = again(|| lock.acquire(home, None)).unwrap();
+            condition.notify(1, home);
+            lock.release().unwrap();
+        };
+        let waits = Child::fork(|| {
+            let _ = again(|| lock.acquire(home, None)).unwrap();
+            let waiter = condition.enlist(home).unwrap();
+            lock.release().unwrap();
+            again(|| waiter.wait(None)).unwrap();
+        });
+        let listens = Child::fork(|| again(|| event.wait(None)).unwrap());
+        while !(waits.is_asleep() && listens.is_asleep()) {
+            std::thread::yield_now();
+        }
+        let victim = run.victim(|| {
+            again(|| bounded.acquire(home, None)).unwrap();
+            notify();
+            event.set();
+        });
+        victim.wait();
+        run.bury(&victim);
+        run.check(
+            bounded.value() == 2,
+            "a dead holder's permit is not counted",
+        );
+        // Killed anywhere else, it may have changed nothing yet.
+        if run.killed() && run.point != "event.set_unwoken" {
+            event.set();
+            if run.point != "condition.called" {
+                notify();
+            }
+        }
+        run.check(waits.wait() == 0, "a waiter failed");
+        run.check(listens.wait() == 0, "a listener failed");
     });
 }
