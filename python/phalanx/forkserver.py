@@ -41,6 +41,8 @@ SIGNED_STRUCT = struct.Struct("q")
 _NOTE = struct.Struct("Qiii")
 _HAS_STREAM = (1, 2, 4)
 
+_ATTEMPTS = 5
+
 # Modules that every child uses: imported once, in the server.
 _OURS = ("connection", "context", "process", "queues", "reduction", "spawn", "synchronize", "util")
 
@@ -131,7 +133,7 @@ class ForkServer:
         """
         if len(fds) + 16 > MAXFDS_TO_SEND:
             raise ValueError(f"too many descriptors for a child: {len(fds)}")
-        for attempt in range(3):
+        for attempt in range(_ATTEMPTS):
             self.ensure_running()
             control = self._forkserver_alive_fd
             assert control is not None
@@ -143,8 +145,8 @@ class ForkServer:
             try:
                 return _phalanx.zygote_start(control, note, sent, watched)
             except (BrokenPipeError, ConnectionResetError, EOFError):
-                # The server died with the request; another one is started.
-                if attempt == 2:
+                # The server or the child it had ready died with the request: ask again.
+                if attempt == _ATTEMPTS - 1:
                     raise
         raise AssertionError("not reached")
 

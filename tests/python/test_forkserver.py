@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -99,6 +102,38 @@ def test_another_server_follows_one_that_died(ctx, server):
     event.set()
     process.join()
     assert process.exitcode in (0, 255)
+
+
+def nothing():
+    pass
+
+
+def test_every_start_has_an_end_whatever_is_killed_meanwhile(ctx, server):
+    """Also a child killed before it could tell its pid: its status is not taken for one."""
+    stop = threading.Event()
+
+    def kill_at_random():
+        dice = random.Random(1)
+        while not stop.wait(dice.uniform(0.01, 0.1)):
+            pid = server._forkserver_pid
+            with suppress(OSError, TypeError):
+                os.kill(dice.choice([pid, *children_of(pid)[-1:] * 3]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_at_random)
+    killer.start()
+    try:
+        processes = []
+        for _ in range(150):
+            process = ctx.Process(target=nothing)
+            process.start()
+            processes.append(process)
+        for process in processes:
+            process.join()
+    finally:
+        stop.set()
+        killer.join()
+    assert {process.exitcode for process in processes} <= {0, 255, -signal.SIGKILL}
+    assert ask(ctx, parent_of)
 
 
 def parent_of(connection):

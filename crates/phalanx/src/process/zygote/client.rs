@@ -6,7 +6,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{Shutdown, shutdown};
 
-use super::{LONGEST_NOTE, PLAIN, WATCHED};
+use super::{LONGEST_NOTE, News, PLAIN, WATCHED, news};
 use crate::error::{Error, Kind, Result};
 use crate::os::{fdpass, pidfd};
 use crate::process::ExitStatus;
@@ -65,16 +65,15 @@ impl Pending {
     /// Waits until the child exists.
     ///
     /// # Errors
-    /// `is_peer_death()` if the zygote died meanwhile: no child was started, ask another one.
+    /// `is_peer_death()` if the zygote or its ready child died meanwhile: nothing has begun, ask again.
     /// `is_interrupted()`: call it again; if this is dropped instead, no child is started.
     pub fn wait(&self) -> Result<u32> {
         pidfd::wait_readable(self.0.as_fd(), None)?;
-        let mut word = [0; 4];
-        match fdpass::receive(self.0.as_fd(), &mut word, false)? {
-            Some((4, _)) => Ok(u32::from_ne_bytes(word)),
+        match news(self.0.as_fd(), false)? {
+            Some(News::Began(pid)) => Ok(pid),
             _ => Err(Error::new(
                 Kind::PeerDeath,
-                "the fork server ended before it had started the process",
+                "the fork server, or the child it had ready, ended before the process began",
             )),
         }
     }
@@ -100,10 +99,9 @@ pub fn wait(connection: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<Opt
     }
     // From here on the zygote may give the pid back to the system.
     let _ = shutdown(connection, Shutdown::Write);
-    let mut word = [0; 4];
     // It stays in the socket, so that every thread that waits gets the same answer.
-    Ok(Some(match fdpass::receive(connection, &mut word, true)? {
-        Some((4, _)) => ExitStatus::from_raw(i32::from_ne_bytes(word)),
+    Ok(Some(match news(connection, true)? {
+        Some(News::Ended(status)) => ExitStatus::from_raw(status),
         _ => ExitStatus::UNKNOWN,
     }))
 }

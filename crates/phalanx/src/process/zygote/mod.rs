@@ -29,6 +29,11 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+use std::os::fd::BorrowedFd;
+
+use crate::error::Result;
+use crate::os::fdpass;
+
 pub use client::{Pending, Started, is_alive, request, wait};
 pub use server::{Request, Zygote};
 
@@ -38,3 +43,45 @@ pub const LONGEST_NOTE: usize = 4096;
 /// The first byte of a request: whether the child is watched.
 const PLAIN: u8 = 1;
 const WATCHED: u8 = 2;
+
+/// What comes over a connection. The child's pid is missing if it was killed before it could tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    /// The child has begun; its pid.
+    Began(u32),
+    /// It has ended; the status as `waitpid` has it.
+    Ended(i32),
+}
+
+const BEGAN: u8 = b'+';
+const ENDED: u8 = b'-';
+
+fn word(kind: u8, value: [u8; 4]) -> [u8; 5] {
+    let [a, b, c, d] = value;
+    [kind, a, b, c, d]
+}
+
+fn began(pid: u32) -> [u8; 5] {
+    word(BEGAN, pid.to_ne_bytes())
+}
+
+fn ended(status: i32) -> [u8; 5] {
+    word(ENDED, status.to_ne_bytes())
+}
+
+/// The next news, `None` if none will come: the zygote has died, and the child has ended. With
+/// `peek` the news stay.
+fn news(connection: BorrowedFd<'_>, peek: bool) -> Result<Option<News>> {
+    let mut message = [0; 5];
+    Ok(match fdpass::receive(connection, &mut message, peek)? {
+        Some((5, _)) => {
+            let [kind, a, b, c, d] = message;
+            let value = [a, b, c, d];
+            match kind {
+                BEGAN => Some(News::Began(u32::from_ne_bytes(value))),
+                _ => Some(News::Ended(i32::from_ne_bytes(value))),
+            }
+        }
+        _ => None,
+    })
+}

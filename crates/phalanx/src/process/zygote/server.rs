@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
-use super::{LONGEST_NOTE, WATCHED};
+use super::{LONGEST_NOTE, WATCHED, began, ended};
 use crate::error::{Error, Kind, Result};
 use crate::os::{fdpass, pidfd, signal};
 
@@ -220,7 +220,7 @@ impl Zygote {
                 let _ = epoll::delete(&self.epoll, &client);
             }
             let sent = pidfd::look(child.pidfd.as_fd()).is_some_and(|status| {
-                fdpass::send(child.connection.as_fd(), &status.to_ne_bytes(), &[]).is_ok()
+                fdpass::send(child.connection.as_fd(), &ended(status), &[]).is_ok()
             });
             if sent && self.stage != Stage::Closing {
                 let child = &self.children[&key];
@@ -287,9 +287,13 @@ impl Zygote {
             control,
             next,
             pid: zygote,
+            epoll,
+            children,
+            warm,
             ..
         } = self;
-        // The rest of it belongs to the zygote, and was closed here by the line above.
+        // The zygote's own. Copies kept here would hide the end of connections.
+        drop((epoll, children, warm));
         let Some((ours, link)) = next else {
             return Err(Error::new(Kind::Invalid, "no fork was asked for"));
         };
@@ -319,7 +323,7 @@ impl Zygote {
             return Ok(None);
         }
         // If the client is gone or has changed its mind, there is nothing to do.
-        let me = std::process::id().to_ne_bytes();
+        let me = began(std::process::id());
         if fdpass::send(connection.as_fd(), &me, &[]).is_err() {
             return Ok(None);
         }
