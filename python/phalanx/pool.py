@@ -431,6 +431,7 @@ class Pool:
 
     def _setup_queues(self) -> None:
         self._hub = _phalanx.PoolHub(_Maintainer(self), _start_thread)
+        # One object for both directions: it is how workers tell the pool's own way from queues.
         self._inqueue = self._outqueue = self._hub.end
 
     def _check_running(self) -> None:
@@ -750,13 +751,17 @@ class Pool:
             raise ValueError("Pool is still running")
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
-        self._hub.settle()
-        self._end_workers()
+        if self._state == CLOSE:
+            self._hub.settle()
+            self._end_workers()
         for process in list(self._pool):
             process.join()
 
     def _end_workers(self) -> None:
-        """Let the workers know that nothing will come any more."""
+        """Let workers know that nothing will come any more, if they do not know it by the hub."""
+        if self._inqueue is not self._outqueue:
+            for _ in self._pool:
+                self._quick_put(None)
 
     @staticmethod
     def _help_stuff_finish(inqueue: Any, task_handler: Any, size: int) -> None:
@@ -891,15 +896,12 @@ class ThreadPool(Pool):
 
     def _setup_queues(self) -> None:
         self._inqueue = queue.SimpleQueue()
-        self._hub = _phalanx.PoolHub(_Maintainer(self), _start_thread, self._inqueue.put)
+        self._quick_put = self._inqueue.put
+        self._hub = _phalanx.PoolHub(_Maintainer(self), _start_thread, self._quick_put)
         self._outqueue = _Results(self)
 
     def _has_ready_workers(self) -> bool:
         return bool(self._pool)
-
-    def _end_workers(self) -> None:
-        for _ in self._pool:
-            self._inqueue.put(None)
 
     @staticmethod
     def _help_stuff_finish(inqueue: Any, task_handler: Any, size: int) -> None:

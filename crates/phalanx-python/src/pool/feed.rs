@@ -80,6 +80,16 @@ pub(super) enum Target {
     Object(Arc<Py<PyAny>>),
 }
 
+impl Target {
+    pub(super) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Packed(one), Self::Packed(other)) => Arc::ptr_eq(one, other),
+            (Self::Object(one), Self::Object(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
 impl Flow {
     /// Whether another task may go, for `workers` workers.
     pub(super) fn has_room(&self, window: u64, workers: usize) -> bool {
@@ -254,6 +264,7 @@ impl Hub {
         }
         match self.target(&function) {
             Ok(target) => {
+                job.hold_target(&target);
                 let body = PyTuple::new(py, [args, kwargs])?;
                 self.submit(py, job, index, &target, Kind::CallKw, body.as_any())
             }

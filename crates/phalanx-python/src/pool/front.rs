@@ -58,7 +58,10 @@ impl PoolHub {
             PyResult::Ok((target, kind, body))
         };
         match parts() {
-            Ok((target, kind, body)) => self.hub.submit(py, job, 0, &target, kind, &body),
+            Ok((target, kind, body)) => {
+                job.hold_target(&target);
+                self.hub.submit(py, job, 0, &target, kind, &body)
+            }
             Err(error) => {
                 let value = error.value(py).clone().into_any();
                 self.hub.deliver(py, job, 0, false, value, 0)
@@ -77,7 +80,8 @@ impl PoolHub {
         if job.is_done() {
             return Ok(());
         }
-        match self.hub.target(function).and_then(source) {
+        let target = self.hub.target(function).inspect(|t| job.hold_target(t));
+        match target.and_then(source) {
             Ok(source) => self.hub.begin_feeding(py, job, source),
             Err(error) => {
                 self.hub.fail(py, job, error.value(py).as_any());
@@ -377,8 +381,9 @@ impl PoolHub {
     /// All tasks are done, also those of iterators that nobody reads.
     #[pyo3(signature = (timeout=None))]
     fn settle(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-        self.hub.make_eager();
         let until = deadline(timeout)?;
+        self.hub.make_eager();
+        self.hub.feed_all(py)?;
         self.hub
             .wait(py, None, &|| self.hub.is_idle(), until, false)
     }

@@ -113,6 +113,7 @@ struct Lead {
 
 /// A thread that sleeps until its job is complete, or until nobody leads.
 struct Parked {
+    thread: usize,
     job: u64,
     parker: Arc<AtomicU32>,
 }
@@ -280,8 +281,12 @@ impl Hub {
         bytes: usize,
     ) -> PyResult<()> {
         let progress = job.deliver(py, index, success, value)?;
-        job.count_delivery(bytes);
+        let low = job.count_delivery(bytes);
         self.after(py, job, progress);
+        if low && self.parent().is_none() {
+            // Nobody leads here.
+            self.feed(py, job)?;
+        }
         Ok(())
     }
 
@@ -333,7 +338,7 @@ impl Hub {
         job.set_done();
         self.notify(job.id);
         // Last: if nobody else has the pool, this ends it.
-        job.release_pool();
+        job.release();
     }
 
     /// Calls the callbacks of complete jobs. What they raise is reported and goes no further.
@@ -560,7 +565,8 @@ impl Hub {
     // --- waiting --------------------------------------------------------------------------------
 
     /// Waits until `ready`, which is told by [`Hub::notify`] for `job` (`None`: for any), until
-    /// `deadline`, or until a signal handler raises. Returns whether it is ready.
+    /// `deadline`, or until a signal handler raises. Returns whether it is ready. The supervisor's
+    /// own loop is the one to set `as_supervisor`: it leads only as long as nobody else would.
     pub(super) fn wait(
         &self,
         py: Python<'_>,
@@ -573,7 +579,7 @@ impl Hub {
             if ready() {
                 return Ok(true);
             }
-            if let Some(leading) = self.take_lead(as_supervisor) {
+            if let Some(leading) = self.take_lead() {
                 let led = self.lead_until(py, ready, deadline, as_supervisor)?;
                 drop(leading);
                 match led {
@@ -581,22 +587,33 @@ impl Hub {
                     Led::TimedOut => return Ok(ready()),
                     Led::Yield => {}
                 }
-            } else if !self.follow(py, job, ready, deadline, as_supervisor)? {
+            } else if !self.follow(py, job, ready, deadline)? {
                 return Ok(ready());
             }
         }
     }
 
-    fn may_lead(&self, as_supervisor: bool) -> bool {
-        as_supervisor || self.called.load(Acquire) == 0 || !self.supervised.load(Acquire)
+    /// Whether this thread may lead: where callbacks are due the supervisor does, since results are
+    /// of no use to others before their callbacks have returned.
+    fn may_lead(&self) -> bool {
+        self.called.load(Acquire) == 0
+            || !self.supervised.load(Acquire)
+            || self.supervisor.load(Acquire) == this_thread()
     }
 
-    fn take_lead(&self, as_supervisor: bool) -> Option<Leading<'_>> {
+    /// In a callback that waits for results: calls the callbacks that these may wait for.
+    fn run_nested_callbacks(&self, py: Python<'_>) {
+        if self.called.load(Acquire) > 0 && self.supervisor.load(Acquire) == this_thread() {
+            self.run_callbacks(py);
+        }
+    }
+
+    fn take_lead(&self) -> Option<Leading<'_>> {
         self.parent()?;
         let mut lead = self.lead();
         let me = this_thread();
         // A leader may wait again in a finalizer or in the loading of a result.
-        if lead.by.is_some() || !self.may_lead(as_supervisor) {
+        if lead.by.is_some() || !self.may_lead() {
             return None;
         }
         lead.by = Some(me);
@@ -625,10 +642,13 @@ impl Hub {
         loop {
             let epoch = self.epoch.load(SeqCst);
             let more = self.drain(py, ROUND)?;
+            if !as_supervisor {
+                self.run_nested_callbacks(py);
+            }
             if ready() {
                 return Ok(Led::Done);
             }
-            if !self.may_lead(as_supervisor) || as_supervisor && !self.needs_leader() {
+            if !self.may_lead() || as_supervisor && !self.needs_leader() {
                 return Ok(Led::Yield);
             }
             self.feed_all(py)?;
@@ -659,8 +679,8 @@ impl Hub {
         job: Option<u64>,
         ready: &(dyn Fn() -> bool + Sync),
         deadline: Option<Instant>,
-        as_supervisor: bool,
     ) -> PyResult<bool> {
+        self.run_nested_callbacks(py);
         if self.leads() {
             // In the middle of leading, this thread waits for something else.
             while self.drain(py, 1)? {
@@ -673,9 +693,11 @@ impl Hub {
         let _parked = self.park(job.unwrap_or(ANY), &parker);
         let vacant = {
             let lead = self.lead();
-            self.parent().is_some() && lead.by.is_none() && self.may_lead(as_supervisor)
+            self.parent().is_some() && lead.by.is_none() && self.may_lead()
         };
-        if vacant || ready() {
+        let called =
+            self.supervisor.load(SeqCst) == this_thread() && !locked(&self.calls).is_empty();
+        if vacant || called || ready() {
             return Ok(true);
         }
         loop {
@@ -696,7 +718,10 @@ impl Hub {
                     return Ok(false);
                 }
                 futex::Wait::TimedOut if leads => return Ok(true),
-                futex::Wait::TimedOut => self.look_if_due(py)?,
+                futex::Wait::TimedOut => {
+                    self.look_if_due(py)?;
+                    return Ok(true);
+                }
                 futex::Wait::Interrupted => py.check_signals()?,
             }
         }
@@ -706,6 +731,7 @@ impl Hub {
         let parker = Arc::clone(parker);
         self.parked.fetch_add(1, SeqCst);
         self.lead().parked.push(Parked {
+            thread: this_thread(),
             job,
             parker: Arc::clone(&parker),
         });
@@ -728,6 +754,14 @@ impl Hub {
         if other {
             self.stir();
         }
+    }
+
+    /// Wakes the supervisor if it sleeps as one that waits: in a callback.
+    pub(super) fn wake_parked_supervisor(&self) {
+        let supervisor = self.supervisor.load(SeqCst);
+        let lead = self.lead();
+        let parked = lead.parked.iter().filter(|p| p.thread == supervisor);
+        parked.for_each(|p| wake(&p.parker));
     }
 
     /// Lets the leader look.

@@ -16,7 +16,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use super::feed::Flow;
+use super::feed::{Flow, Target};
 use super::hub::locked;
 
 /// See the module. Its number is unique in this process.
@@ -28,6 +28,8 @@ pub(super) struct Job {
     flow: Mutex<Flow>,
     /// Keeps the pool alive until the job is done.
     pool: Mutex<Option<Py<PyAny>>>,
+    /// What its tasks name has to be there until the last has been done.
+    targets: Mutex<Vec<Target>>,
     /// Changes when the thread that reads the call's iterable is to look for room.
     pub(super) room: AtomicU32,
 }
@@ -80,6 +82,8 @@ struct Items {
     length: Option<u64>,
     /// Nobody will take them.
     discarded: bool,
+    /// Why no more will come: raised each time that one is asked for.
+    failed: Option<Py<PyAny>>,
 }
 
 /// A value or, with false, an exception.
@@ -115,6 +119,7 @@ impl Job {
             }),
             flow: Mutex::default(),
             pool: Mutex::default(),
+            targets: Mutex::default(),
             room: AtomicU32::new(0),
         }
     }
@@ -177,7 +182,18 @@ impl Job {
         locked(&self.pool).as_ref().map(|pool| pool.clone_ref(py))
     }
 
-    pub(super) fn release_pool(&self) {
+    /// Keeps what tasks of this job name.
+    pub(super) fn hold_target(&self, target: &Target) {
+        let mut targets = locked(&self.targets);
+        if !targets.last().is_some_and(|last| last.is(target)) {
+            targets.push(target.clone());
+        }
+    }
+
+    /// Lets go what was held for tasks that are due.
+    pub(super) fn release(&self) {
+        let targets = std::mem::take(&mut *locked(&self.targets));
+        drop(targets);
         let pool = locked(&self.pool).take();
         drop(pool);
     }
@@ -193,14 +209,16 @@ impl Job {
         flow.fed_bytes += bytes as u64;
     }
 
-    /// Counts a result that has come.
-    pub(super) fn count_delivery(&self, bytes: usize) {
+    /// Counts a result that has come; true if it is time to hand over more.
+    pub(super) fn count_delivery(&self, bytes: usize) -> bool {
         let is_items = matches!(self.state().shape, Shape::Items(_));
         let mut flow = self.flow();
         flow.delivered += 1;
         flow.delivered_bytes += bytes as u64;
         flow.taken += u64::from(!is_items);
+        let low = flow.is_low();
         self.wake_pump_if_low(flow);
+        low
     }
 
     /// From here on unread results do not hold the call up.
@@ -332,8 +350,7 @@ impl Job {
                 if items.length == Some(items.index) {
                     return Progress::None;
                 }
-                items.ready.push_back((false, error.clone().unbind()));
-                items.index += 1;
+                items.failed = Some(error.clone().unbind());
                 items.length = Some(items.index);
                 return Progress::Complete;
             }
@@ -380,14 +397,15 @@ impl Job {
     }
 
     /// Takes the next item.
-    pub(super) fn next_item(&self) -> Next {
-        match &mut self.state().shape {
-            Shape::Items(items) => match items.ready.pop_front() {
-                Some(item) => Next::Item(item),
-                None if items.length == Some(items.index) => Next::End,
-                None => Next::NotYet,
-            },
-            _ => Next::End,
+    pub(super) fn next_item(&self, py: Python<'_>) -> Next {
+        let Shape::Items(items) = &mut self.state().shape else {
+            return Next::End;
+        };
+        match (items.ready.pop_front(), &items.failed) {
+            (Some(item), _) => Next::Item(item),
+            (None, Some(error)) => Next::Item((false, error.clone_ref(py))),
+            (None, None) if items.length == Some(items.index) => Next::End,
+            (None, None) => Next::NotYet,
         }
     }
 

@@ -201,7 +201,7 @@ impl PoolIterator {
         let ties = tied(&self.ties)?;
         let (hub, job) = (&ties.hub, &ties.job);
         loop {
-            match job.next_item() {
+            match job.next_item(py) {
                 Next::Item((success, value)) => {
                     if job.count_taken() {
                         hub.feed(py, job)?;

@@ -66,6 +66,7 @@ impl Hub {
         self.poke.fetch_add(1, SeqCst);
         if self.supervised.load(SeqCst) {
             futex::wake(&self.poke, u32::MAX);
+            self.wake_parked_supervisor();
             self.stir();
         }
     }
