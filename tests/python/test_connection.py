@@ -19,10 +19,14 @@ from phalanx import connection
 from phalanx.context import AuthenticationError, BufferTooShort
 
 
+# The interpreter whose standard library is talked to: by default the one that runs the tests.
+OTHER_PYTHON = os.environ.get("PHALANX_OTHER_PYTHON", sys.executable)
+
+
 def standard(script: str, *args: object, fds: tuple[int, ...] = ()) -> subprocess.Popen[str]:
     """Run a script in an interpreter that has the standard library's multiprocessing only."""
     return subprocess.Popen(
-        [sys.executable, "-E", "-c", textwrap.dedent(script), *map(str, args)],
+        [OTHER_PYTHON, "-E", "-c", textwrap.dedent(script), *map(str, args)],
         stdout=subprocess.PIPE,
         text=True,
         pass_fds=fds,

@@ -595,6 +595,9 @@ def test_a_server_that_cannot_start(ctx):
 
 # Other programs and other keys -----------------------------------------------------------------
 
+# The interpreter whose standard library is talked to: by default the one that runs the tests.
+OTHER_PYTHON = os.environ.get("PHALANX_OTHER_PYTHON", sys.executable)
+
 KEY = b"a key of both"
 
 SERVER = """
@@ -628,7 +631,7 @@ CLIENT = """
 
 def standard(script: str, *args: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-E", "-c", textwrap.dedent(script), *map(str, args)],
+        [OTHER_PYTHON, "-E", "-c", textwrap.dedent(script), *map(str, args)],
         stdout=subprocess.PIPE,
         text=True,
     )
