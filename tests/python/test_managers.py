@@ -421,6 +421,24 @@ def test_what_a_killed_client_held_comes_back(ctx):
             semaphore.release()
 
 
+def acquire_and_end(lock):
+    lock.acquire()
+
+
+def test_a_client_that_ends_in_good_order_keeps_its_locks(ctx):
+    """As with the standard library: somebody else may be meant to release them."""
+    with ctx.Manager() as manager:
+        lock = manager.Lock()
+        process = ctx.Process(target=acquire_and_end, args=(lock,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        assert not lock.acquire(False)
+        lock.release()
+        with pytest.raises(RuntimeError):
+            lock.release()
+
+
 def wait_for_ever(call, ready):
     ready.send("waiting")
     call()

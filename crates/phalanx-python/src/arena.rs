@@ -14,29 +14,56 @@ use crate::error::to_py;
 thread_local! {
     /// The child for which this thread is pickling, 0 if none.
     static SPAWNING: Cell<u32> = const { Cell::new(0) };
+    /// Whether this thread is in `os.fork`.
+    static FORKING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The arena, with Python's fork hooks registered.
+/// Has the family's books in order for each fork of Python's.
+///
+/// The books are locked by the C library's hooks, which nothing runs between but the fork itself.
+/// Between Python's hooks other threads get the GIL; one that needs the books would wait for them
+/// with the GIL, and the forking thread for the GIL with the books. Python's hooks only tell its
+/// forks from those of `subprocess`, whose children are no members.
+fn hook_forks(py: Python<'_>) -> PyResult<()> {
+    extern "C" fn prepare() {
+        if FORKING.get() {
+            fork::prepare();
+        }
+    }
+    extern "C" fn parent() {
+        if FORKING.get() {
+            fork::parent();
+        }
+    }
+    extern "C" fn child() {
+        if FORKING.get() {
+            fork::child();
+        }
+    }
+    let hooks = [
+        ("before", wrap_pyfunction!(before_fork, py)?),
+        ("after_in_parent", wrap_pyfunction!(after_fork, py)?),
+        ("after_in_child", wrap_pyfunction!(after_fork, py)?),
+    ];
+    let kwargs = pyo3::types::PyDict::new(py);
+    for (name, hook) in hooks {
+        kwargs.set_item(name, hook)?;
+    }
+    py.import("os")?
+        .getattr("register_at_fork")?
+        .call((), Some(&kwargs))?;
+    // SAFETY: the three are functions that live as long as the process. The child of a process with
+    // threads may allocate memory, which the C library has got ready before it calls the hooks.
+    match unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) } {
+        0 => Ok(()),
+        error => Err(std::io::Error::from_raw_os_error(error).into()),
+    }
+}
+
+/// The arena, with the fork hooks registered.
 pub(crate) fn arena(py: Python<'_>) -> PyResult<&'static Arena> {
     static HOOKED: PyOnceLock<()> = PyOnceLock::new();
-    HOOKED.get_or_try_init(py, || {
-        let hooks = [
-            ("before", wrap_pyfunction!(before_fork, py)?),
-            (
-                "after_in_parent",
-                wrap_pyfunction!(after_fork_in_parent, py)?,
-            ),
-            ("after_in_child", wrap_pyfunction!(after_fork_in_child, py)?),
-        ];
-        let kwargs = pyo3::types::PyDict::new(py);
-        for (name, hook) in hooks {
-            kwargs.set_item(name, hook)?;
-        }
-        py.import("os")?
-            .getattr("register_at_fork")?
-            .call((), Some(&kwargs))?;
-        PyResult::Ok(())
-    })?;
+    HOOKED.get_or_try_init(py, || hook_forks(py))?;
     Arena::get().map_err(to_py)
 }
 
@@ -62,17 +89,12 @@ pub(crate) fn attach<T: Shareable>(
 
 #[pyfunction]
 fn before_fork() {
-    fork::prepare();
+    FORKING.set(true);
 }
 
 #[pyfunction]
-fn after_fork_in_parent() {
-    fork::parent();
-}
-
-#[pyfunction]
-fn after_fork_in_child() {
-    fork::child();
+fn after_fork() {
+    FORKING.set(false);
 }
 
 /// Creates the family's arena if this process has none.

@@ -66,6 +66,8 @@ class Session:
     def __init__(self, name: str | None = None) -> None:
         self.name = name
         self.connections = 0
+        # Whether the process has said that it goes. If not, it has died.
+        self.has_left = False
         self.references: Counter[str] = Counter()
         self._held: Counter[Abandonable] = Counter()
         self._mutex = threading.Lock()

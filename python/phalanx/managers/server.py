@@ -60,6 +60,7 @@ class Server:
         "dummy",
         "incref",
         "decref",
+        "leave",
     ]
 
     def __init__(
@@ -418,10 +419,17 @@ class Server:
         with self.mutex:
             session = self._sessions.setdefault(name, Session(name))
             session.connections += 1
+            session.has_left = False
             return session
 
+    def leave(self, c: Any) -> None:
+        """A process has no more business here: what it holds is left as it is."""
+        session = self._session_of(c)
+        if session is not None:
+            session.has_left = True
+
     def _leave_session(self, session: Session) -> None:
-        """One connection of a process less; with the last one, all it held comes back."""
+        """One connection of a process less; with the last one, what it held comes back."""
         if session.name is None:
             return
         with self.mutex:
@@ -429,7 +437,8 @@ class Server:
             if session.connections:
                 return
             del self._sessions[session.name]
-        session.abandon()
+        if not session.has_left:
+            session.abandon()
         for ident, count in session.references.items():
             if count:
                 self._drop(ident, count)

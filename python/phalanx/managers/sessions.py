@@ -159,12 +159,19 @@ class Session:
             control[0].close()
 
     def close(self) -> None:
-        """Close the connection, unless it is in use this moment."""
+        """Take leave and close the connection, unless it is in use this moment.
+
+        Who leaves in good order keeps the locks it has not released, as with the standard library.
+        """
         if self._pid == os.getpid() and self._lock.acquire(blocking=False):
             try:
                 self._catch_up()
-                self._hang_up()
+                if self._control is not None and self._control[1]:
+                    dispatch(self._control[0], None, "leave")
+            except Exception as error:
+                util.debug("... leave failed: %s", error)
             finally:
+                self._hang_up()
                 self._lock.release()
 
 
