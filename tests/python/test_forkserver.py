@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import random
 import signal
 import subprocess
@@ -110,27 +111,32 @@ def nothing():
 
 def test_every_start_has_an_end_whatever_is_killed_meanwhile(ctx, server):
     """Also a child killed before it could tell its pid: its status is not taken for one."""
-    stop = threading.Event()
+    started: queue.Queue[bool] = queue.Queue()
 
     def kill_at_random():
+        # One for each start, so that no start can lose all its attempts.
         dice = random.Random(1)
-        while not stop.wait(dice.uniform(0.01, 0.1)):
+        while started.get():
+            time.sleep(dice.uniform(0, 0.01))
             pid = server._forkserver_pid
             with suppress(OSError, TypeError):
-                os.kill(dice.choice([pid, *children_of(pid)[-1:] * 3]), signal.SIGKILL)
+                # A server without a child is still being started.
+                if children := children_of(pid):
+                    os.kill(dice.choice([pid, *children[-1:] * 5]), signal.SIGKILL)
 
     killer = threading.Thread(target=kill_at_random)
     killer.start()
     try:
         processes = []
-        for _ in range(150):
+        for _ in range(60):
             process = ctx.Process(target=nothing)
             process.start()
+            started.put(True)
             processes.append(process)
         for process in processes:
             process.join()
     finally:
-        stop.set()
+        started.put(False)
         killer.join()
     assert {process.exitcode for process in processes} <= {0, 255, -signal.SIGKILL}
     assert ask(ctx, parent_of)
