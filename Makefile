@@ -53,16 +53,14 @@ extension: $(VENV)/tools
 	cargo build --locked -p phalanx-python
 	$(BIN)/python scripts/place_extension.py target/debug/libphalanx_python.so
 
-# The interpreter's own multiprocessing suite, from a checkout of the runner beside this one.
-CONFORMANCE ?= ../shared/conformance
+# The interpreter's own multiprocessing suite, where it is installed; ARGS="--start fork --match TestPool".
 conformance: extension
-	PYTHONPATH=$(CURDIR)/python $(BIN)/python $(CONFORMANCE)/run.py --module phalanx \
-	    --exempt $(CONFORMANCE)/exempt.txt $(ARGS)
+	PYTHONPATH=$(CURDIR)/python $(BIN)/python tests/conformance/run.py --module phalanx \
+	    --exempt tests/conformance/exempt.txt $(ARGS)
 
-# The ways in which multiprocessing hangs, each as a script, from the same place.
-HANGS ?= ../shared/hangs
+# The ways in which multiprocessing hangs, each as a script; ARGS="--start fork --case queue_order".
 hangs: extension
-	PYTHONPATH=$(CURDIR)/python $(BIN)/python $(HANGS)/run.py --module phalanx $(ARGS)
+	PYTHONPATH=$(CURDIR)/python $(BIN)/python tests/hangs/run.py --module phalanx $(ARGS)
 
 # One wheel for Python 3.11 and later.
 abi3: $(VENV)/made
