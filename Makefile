@@ -14,7 +14,7 @@ EXAMPLES := $(patsubst crates/phalanx/examples/%.rs,%,$(wildcard crates/phalanx/
 # A Python test process of the package as it lies in the tree, with the extension beside it.
 PYTEST := PYTHONPATH=$(CURDIR)/python $(BIN)/python -X faulthandler -m pytest
 
-.PHONY: demo wheel test lint test-rust test-python extension conformance hangs abi3 fmt clean
+.PHONY: demo wheel test lint test-rust test-python extension conformance hangs soak abi3 fmt clean
 
 demo: wheel
 	$(BIN)/python demo/demo.py
@@ -61,6 +61,11 @@ conformance: extension
 # The ways in which multiprocessing hangs, each as a script; ARGS="--start fork --case queue_order".
 hangs: extension
 	PYTHONPATH=$(CURDIR)/python $(BIN)/python tests/hangs/run.py --module phalanx $(ARGS)
+
+# Kills processes at random for MINUTES, and accounts for every message and task.
+MINUTES ?= 10
+soak: extension
+	PYTHONPATH=$(CURDIR)/python $(BIN)/python scripts/soak.py --minutes $(MINUTES) $(ARGS)
 
 # One wheel for Python 3.11 and later.
 abi3: $(VENV)/made

@@ -1,0 +1,15 @@
+"""A short soak: see scripts/soak.py, and `make soak MINUTES=10` for a long one."""
+
+from __future__ import annotations
+
+import pytest
+
+from processes import ROOT, run_python
+
+
+# Its processes are many, and other tests may run beside them.
+@pytest.mark.timeout(400)
+def test_a_short_soak_loses_nothing_and_leaves_nothing():
+    done = run_python(ROOT / "scripts/soak.py", "--minutes", "0.3", timeout=360)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
