@@ -18,7 +18,6 @@ import pytest
 from phalanx import connection
 from phalanx.context import AuthenticationError, BufferTooShort
 
-
 # The interpreter whose standard library is talked to: by default the one that runs the tests.
 OTHER_PYTHON = os.environ.get("PHALANX_OTHER_PYTHON", sys.executable)
 
