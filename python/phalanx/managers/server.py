@@ -177,10 +177,8 @@ class Server:
         try:
             if identity is None:
                 c.send(("#RETURN", None))
-            elif _is_ours(identity["family"]):
-                c = self._move_to_pipe(c)
             else:
-                c.send(("#RETURN", ANSWERS_ITSELF))
+                c = self._answer_member(c, identity["family"])
             client = Client(c, session, thread)
             serve(client)
             self.serve_client(c)
@@ -192,9 +190,16 @@ class Server:
             c.close()
             self._leave_session(session)
 
-    def _move_to_pipe(self, c: Any) -> Any:
-        """Go on over a pipe with a client of this family, which is faster than a socket."""
-        ours, theirs = connection.Pipe()
+    def _answer_member(self, c: Any, family: str | None) -> Any:
+        """Accept a client of this package; one of this family over a pipe, which is faster."""
+        try:
+            pipe = connection.Pipe() if _is_ours(family) else None
+        except MemoryError:
+            pipe = None  # the arena is full: the socket will do
+        if pipe is None:
+            c.send(("#RETURN", ANSWERS_ITSELF))
+            return c
+        ours, theirs = pipe
         with theirs:
             c.send(("#RETURN", theirs._share(True)))
             reduction.send_handle(c, theirs._socket(), None)

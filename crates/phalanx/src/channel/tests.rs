@@ -373,3 +373,39 @@ fn a_watched_queue_is_readable_while_there_is_something() {
     put(&queue, &[b"z"], 0);
     assert!(readable(0));
 }
+
+#[test]
+fn a_pipe_decides_once_what_carries_its_messages() {
+    let (a, b) = super::pipe::pipe().unwrap();
+    assert!(b.use_arena() && a.use_arena());
+    assert!(!a.use_stream() && !b.is_stream());
+    send(&a, b"by the arena").unwrap();
+    assert_eq!(b.recv(None).unwrap().bytes(), b"by the arena");
+
+    let (a, b) = super::pipe::pipe().unwrap();
+    assert!(b.use_stream() && a.use_stream());
+    assert!(!a.use_arena() && a.is_stream());
+    // The sockets are a stream and nothing else: a waiter leaves their bytes alone.
+    rustix::io::write(a.socket(), b"raw").unwrap();
+    assert!(b.wait(None).unwrap());
+    let mut bytes = [0; 8];
+    assert_eq!(rustix::io::read(b.socket(), &mut bytes).unwrap(), 3);
+    assert_eq!(&bytes[..3], b"raw");
+}
+
+#[test]
+fn a_receiver_notices_that_the_pipe_has_become_a_stream() {
+    let (a, b) = super::pipe::pipe().unwrap();
+    std::thread::scope(|scope| {
+        let receiver = scope.spawn(move || {
+            while !b.is_stream() {
+                b.wait(None).unwrap();
+            }
+            b
+        });
+        assert!(a.use_stream());
+        rustix::io::write(a.socket(), b"!").unwrap();
+        let b = receiver.join().unwrap();
+        assert_eq!(rustix::io::read(b.socket(), &mut [0; 8]).unwrap(), 1);
+    });
+}
