@@ -1,6 +1,6 @@
 //! What Python's `Pool` stands on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use phalanx::pool::Parent;
@@ -11,7 +11,7 @@ use pyo3::types::{
 };
 
 use super::feed::{Items, Source, Target, WINDOW};
-use super::hub::{Engine, Front, Hub};
+use super::hub::{Engine, Front, Hub, locked};
 use super::job::{Callbacks, Job};
 use super::result::{PoolIterator, PoolResult, Ties};
 use super::serve::PoolEnd;
@@ -24,6 +24,8 @@ use crate::wait::deadline;
 #[pyclass(frozen, module = "phalanx._phalanx")]
 pub(crate) struct PoolHub {
     hub: Arc<Hub>,
+    /// `__new__` of the class that `apply_async` made last.
+    maker: Mutex<Option<(Py<PyType>, Py<PyAny>)>>,
 }
 
 impl PoolHub {
@@ -127,6 +129,7 @@ impl PoolHub {
         };
         Ok(Self {
             hub: Hub::new(engine, front),
+            maker: Mutex::default(),
         })
     }
 
@@ -411,7 +414,21 @@ impl PoolHub {
         class_: &Bound<'py, PyType>,
         job: &Arc<Job>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let result = class_.call_method1("__new__", (class_,))?;
+        let known = locked(&self.maker)
+            .as_ref()
+            .filter(|(known, _)| known.is(class_))
+            .map(|(_, new)| new.clone_ref(class_.py()));
+        let new = match known {
+            Some(new) => new.into_bound(class_.py()),
+            None => {
+                let new = class_.getattr("__new__")?;
+                let maker = Some((class_.clone().unbind(), new.clone().unbind()));
+                let before = std::mem::replace(&mut *locked(&self.maker), maker);
+                drop(before);
+                new
+            }
+        };
+        let result = new.call1((class_,))?;
         result
             .cast::<PoolResult>()?
             .get()

@@ -16,13 +16,16 @@
 //! callbacks, and for what is not handed over yet. Otherwise it just looks after the workers.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use phalanx::arena::Arena;
 use phalanx::os::futex;
 use phalanx::pool::{Function, Parent, Ticket};
+use phalanx::sync::{MemberId, Members};
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -50,7 +53,7 @@ pub(super) struct Hub {
     pub(super) engine: Engine,
     front: Front,
     /// The process that made the pool: the only one that may use it.
-    pid: u32,
+    owner: Owner,
     size: AtomicUsize,
     jobs: Mutex<Jobs>,
     /// Jobs that are not handed over completely, but for those that a thread of their own reads.
@@ -86,6 +89,49 @@ pub(super) enum Engine {
     Put(Py<PyAny>),
 }
 
+/// A process, told apart from those that it forks.
+enum Owner {
+    /// Cheap to compare with: no system call.
+    Member(MemberId),
+    Pid(u32),
+}
+
+impl Owner {
+    fn this_process() -> Self {
+        match Arena::current() {
+            Some(arena) => Self::Member(arena.me()),
+            None => Self::Pid(std::process::id()),
+        }
+    }
+
+    fn is_this_process(&self) -> bool {
+        match self {
+            Self::Member(member) => Arena::current().is_some_and(|arena| arena.me() == *member),
+            Self::Pid(pid) => std::process::id() == *pid,
+        }
+    }
+}
+
+/// Hashes the numbers of jobs, which are consecutive.
+#[derive(Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes
+            .iter()
+            .for_each(|&b| self.write_u64(self.0 << 8 | u64::from(b)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 /// What is Python's part.
 pub(super) struct Front {
     /// Called when a worker seems to have ended.
@@ -96,7 +142,7 @@ pub(super) struct Front {
 
 #[derive(Default)]
 struct Jobs {
-    open: HashMap<u64, Arc<Job>>,
+    open: HashMap<u64, Arc<Job>, BuildHasherDefault<NumberHasher>>,
     /// No more will come; workers leave when the last is complete.
     closing: bool,
     stopped: bool,
@@ -160,7 +206,7 @@ impl Hub {
             me: me.clone(),
             engine,
             front,
-            pid: std::process::id(),
+            owner: Owner::this_process(),
             size: AtomicUsize::new(1),
             jobs: Mutex::default(),
             sources: Mutex::default(),
@@ -228,7 +274,7 @@ impl Hub {
     /// # Errors
     /// ValueError in a process that inherited the pool by a fork.
     pub(super) fn open(&self, py: Python<'_>, job: &Arc<Job>) -> PyResult<()> {
-        if std::process::id() != self.pid {
+        if !self.owner.is_this_process() {
             return Err(PyValueError::new_err(
                 "Pool not running in this process: it belongs to the one that made it",
             ));

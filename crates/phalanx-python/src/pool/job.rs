@@ -26,6 +26,8 @@ pub(super) struct Job {
     done: AtomicBool,
     state: Mutex<State>,
     flow: Mutex<Flow>,
+    /// It has one part only, so that there is nothing to count.
+    is_single: bool,
     /// Keeps the pool alive until the job is done.
     pool: Mutex<Option<Py<PyAny>>>,
     /// What its tasks name has to be there until the last has been done.
@@ -110,6 +112,7 @@ impl Job {
     fn new(id: u64, shape: Shape, callbacks: Callbacks) -> Self {
         Self {
             id,
+            is_single: matches!(shape, Shape::One),
             done: AtomicBool::new(false),
             state: Mutex::new(State {
                 shape,
@@ -204,6 +207,9 @@ impl Job {
     }
 
     pub(super) fn count_fed(&self, bytes: usize) {
+        if self.is_single {
+            return;
+        }
         let mut flow = self.flow();
         flow.fed += 1;
         flow.fed_bytes += bytes as u64;
@@ -211,6 +217,9 @@ impl Job {
 
     /// Counts a result that has come; true if it is time to hand over more.
     pub(super) fn count_delivery(&self, bytes: usize) -> bool {
+        if self.is_single {
+            return false;
+        }
         let is_items = matches!(self.state().shape, Shape::Items(_));
         let mut flow = self.flow();
         flow.delivered += 1;

@@ -32,6 +32,11 @@ impl Bell {
         if spin::until(&ready) {
             return Ok(());
         }
+        self.sleep(ready, deadline)
+    }
+
+    /// As [`Bell::wait`], without spinning first.
+    pub(crate) fn sleep(&self, ready: impl Fn() -> bool, deadline: Option<Instant>) -> Result<()> {
         let word = self.0.fetch_or(FLAG, SeqCst) | FLAG;
         fence(SeqCst);
         if ready() {

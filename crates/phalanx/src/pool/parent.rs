@@ -113,7 +113,9 @@ impl Parent {
                 Pushed::NoRoom | Pushed::Busy => Err(Error::corrupt("a log without bounds")),
             }
         })?;
-        core.tasks_bell.ring(1);
+        if !core.searcher.is_there() {
+            core.tasks_bell.ring(1);
+        }
         Ok(number)
     }
 
@@ -201,6 +203,9 @@ impl Parent {
             fallen.was_ready |= slot.stage() != Stage::Starting;
             fallen.had_left |= slot.stage() == Stage::Left;
             let claim = slot.claim();
+            if let Some(member) = slot.member() {
+                core.searcher.end(member);
+            }
             slot.free();
             if let Some(task) = claim
                 && self.is_taken(task)?
@@ -210,7 +215,7 @@ impl Parent {
         }
         // What it published last may not be counted yet.
         core.results.settle(arena)?;
-        // It may have been woken for a task that it then did not take.
+        // It may have been woken for a task, or looked for one, that it then did not take.
         core.tasks_bell.ring(u32::MAX);
         Ok(fallen)
     }

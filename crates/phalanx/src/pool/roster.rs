@@ -43,6 +43,10 @@ impl Slot {
         (self.who.load(Acquire) >> 32) as u32
     }
 
+    pub(super) fn member(&self) -> Option<MemberId> {
+        MemberId::new(self.who.load(Acquire) as u32)
+    }
+
     pub(super) fn claim(&self) -> Option<u64> {
         // SYNC: pairs with the Release in `set_claim`.
         self.claim.load(Acquire).checked_sub(1)

@@ -1,5 +1,7 @@
 //! The worker's side.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::core::{Phase, PoolCore};
@@ -8,6 +10,7 @@ use super::roster::{Slot, Stage};
 use crate::arena::{Buffer, Shared};
 use crate::channel::{Patience, Taken};
 use crate::error::{Error, Kind, Result};
+use crate::os::spin;
 use crate::sync::Members;
 
 /// A worker of a pool: one a process, made in that process.
@@ -15,6 +18,8 @@ use crate::sync::Members;
 pub struct Worker {
     core: Shared<PoolCore>,
     slot: &'static Slot,
+    /// It has been the searcher since it took a task.
+    searched: AtomicBool,
 }
 
 /// A task that was taken; its head and, unless it is large, its body are in the bytes that came
@@ -55,7 +60,11 @@ impl Worker {
     pub fn enter(core: Shared<PoolCore>) -> Result<Self> {
         let arena = core.arena();
         let slot = core.roster.enter(arena, arena.me())?;
-        Ok(Self { core, slot })
+        Ok(Self {
+            core,
+            slot,
+            searched: AtomicBool::new(false),
+        })
     }
 
     /// Says that this worker is able to work. One that dies before has failed to start.
@@ -103,6 +112,10 @@ impl Worker {
                 .tasks
                 .pop_claimed_into(self.core.arena(), bytes, claim)?;
             if let Some(taken) = taken {
+                if self.searched.swap(false, Relaxed) && !self.core.tasks.is_empty() {
+                    // The parent has relied on us for more than this task.
+                    self.core.tasks_bell.ring(1);
+                }
                 return Ok(Some(Task {
                     number: taken.number,
                     tag: parcel::tag(&taken),
@@ -124,7 +137,16 @@ impl Worker {
     pub fn wait(&self, deadline: Option<Instant>) -> Result<()> {
         let core = &*self.core;
         let ready = || !core.tasks.is_empty() || core.phase() != Phase::Open;
-        core.tasks_bell.wait(ready, deadline)
+        let me = self.core.arena().me();
+        if core.searcher.begin(me) {
+            self.searched.store(true, Relaxed);
+            spin::until(ready);
+            core.searcher.end(me);
+            if ready() {
+                return Ok(());
+            }
+        }
+        core.tasks_bell.sleep(ready, deadline)
     }
 
     /// Delivers the result of a task: from here on this worker has none.
