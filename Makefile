@@ -1,4 +1,6 @@
 # make demo    builds the wheel and runs a real program on it, beside the standard library
+# make bench   measures it beside the standard library and other libraries
+#              (ONLY=queue,pool_apply  ROUNDS=3  RIVALS=multiprocessing,phalanx)
 # make test    formats, lints and tests everything: what CI does
 PYTHON ?= python3
 
@@ -14,7 +16,7 @@ EXAMPLES := $(patsubst crates/phalanx/examples/%.rs,%,$(wildcard crates/phalanx/
 # A Python test process of the package as it lies in the tree, with the extension beside it.
 PYTEST := PYTHONPATH=$(CURDIR)/python $(BIN)/python -X faulthandler -m pytest
 
-.PHONY: demo wheel test lint test-rust test-python extension conformance hangs soak abi3 fmt clean
+.PHONY: demo wheel bench test lint test-rust test-python extension conformance hangs soak abi3 fmt clean
 
 demo: wheel
 	$(BIN)/python demo/demo.py
@@ -25,6 +27,10 @@ wheel: $(VENV)/made
 	$(BIN)/maturin build --release --locked --interpreter $(BIN)/python --out target/wheels
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps target/wheels/*.whl
 	$(BIN)/python -m pip install --quiet "$$(grep ^cloudpickle requirements-dev.txt)"
+
+ROUNDS ?= 5
+bench: wheel $(VENV)/rivals
+	$(BIN)/python benchmarks/run.py --rounds $(ROUNDS) --only "$(ONLY)" --rivals "$(RIVALS)"
 
 test: lint test-rust test-python
 
@@ -83,6 +89,10 @@ clean:
 
 $(VENV)/made:
 	$(PYTHON) scripts/make_venv.py $(VENV)
+	touch $@
+
+$(VENV)/rivals: $(VENV)/made benchmarks/requirements.txt
+	$(BIN)/python -m pip install --quiet -r benchmarks/requirements.txt
 	touch $@
 
 $(VENV)/tools: $(VENV)/made requirements-dev.txt

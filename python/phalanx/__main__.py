@@ -21,6 +21,7 @@ _USAGE = """\
 usage: python -m phalanx [-h] script [args ...]
        python -m phalanx -m module [args ...]
        python -m phalanx -c command [args ...]
+       python -m phalanx bench [workload ...]
 """
 
 _HELP = """
@@ -35,6 +36,9 @@ options:
   -h, --help   show this help message and exit
   -m module    run a module, as python -m does
   -c command   run a text, as python -c does
+
+"bench" measures the standard library beside phalanx on this machine (a script of
+that name is run as ./bench).
 """
 
 
@@ -44,7 +48,11 @@ def main(argv: list[str]) -> None:
     if option in ("-h", "--help"):
         sys.stdout.write(_USAGE + _HELP)
         sys.exit(0)
-    if option[:2] in ("-m", "-c"):
+    if option == "bench":
+        from . import _bench
+
+        _bench.main(rest)
+    elif option[:2] in ("-m", "-c"):
         # The argument may follow without a space, as it may for python itself.
         value, *args = [option[2:], *rest] if option[2:] else (rest or [""])
         if not rest and not option[2:]:

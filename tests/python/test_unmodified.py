@@ -136,3 +136,9 @@ def test_importing_phalanx_alone_changes_nothing():
     )
     assert done.stdout == "multiprocessing.context\n"
     assert sys.modules.get("multiprocessing") is not sys.modules.get("phalanx")
+
+
+def test_bench_measures_both() -> None:
+    done = run_python("-m", "phalanx", "bench", "lock_pair")
+    assert "Lock, acquire and release" in done.stdout
+    assert "times as good" in done.stdout
