@@ -962,7 +962,8 @@ def test_a_forked_child_cannot_use_its_parents_pool():
 
 def test_an_idle_pool_does_nothing(pool):
     assert pool.apply_async(square, (3,)).get() == 9
-    until(lambda: threading.active_count() == 1, "the end of the pool's threads")
+    names = lambda: [thread.name for thread in threading.enumerate()]  # noqa: E731
+    until(lambda: "PoolThread" not in names(), "the end of the pool's threads")
     pids = [os.getpid(), *(w.pid for w in pool._pool)]
 
     def switches(pid):
