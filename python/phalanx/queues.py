@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 # Names that subclasses of the standard classes take from here.
 _ = (Empty, Full)
+_sentinel = object()
 
 
 def _rebuild(cls: type[_Base[Any]], family: int, handle: int) -> _Base[Any]:
