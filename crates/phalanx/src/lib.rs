@@ -178,3 +178,8 @@ static KINDS: &[KindInfo] = &[
     #[cfg(test)]
     KindInfo::of::<testing::Counter>(),
 ];
+
+/// The program in the README is tested with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
