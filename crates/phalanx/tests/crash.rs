@@ -6,10 +6,13 @@
 //!
 //! * every message that was received is whole, and none is received twice;
 //! * none is missing but one that the victim had in hand;
+//! * every task of a pool is delivered once or told to be lost once;
 //! * of the arena's blocks no more than one is lost (or one object with what it holds).
 //!
 //! A point that no scenario comes to fails the test: the names are read from the sources.
 
+#[path = "crash/pool.rs"]
+mod pool;
 #[path = "crash/primitives.rs"]
 mod primitives;
 
@@ -43,7 +46,7 @@ fn main() {
     let wanted = wanted.unwrap_or_default();
     let mut reached: BTreeMap<String, u32> = BTreeMap::new();
     let points = points();
-    let scenarios: [(&str, Scenario); 12] = [
+    let scenarios: [(&str, Scenario); 13] = [
         ("queue", |run| queue(run, None)),
         ("bounded queue", |run| queue(run, Some(3))),
         ("pipe", |run| pipe(run, false)),
@@ -51,6 +54,7 @@ fn main() {
         ("watched queue", watched),
         ("objects", objects),
         ("reaping", reaping),
+        ("pool", pool::pool),
         ("locks", primitives::locks),
         ("semaphores", primitives::semaphores),
         ("conditions and events", primitives::conditions),

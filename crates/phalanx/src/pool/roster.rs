@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::arena::{Arena, kind};
 use crate::error::Result;
+use crate::fault::crash_point;
 use crate::sync::MemberId;
 
 /// Slots of one chunk: 1 KiB with the link.
@@ -117,6 +118,7 @@ impl Roster {
             for slot in &chunk.slots {
                 // SYNC: pairs with the Release in `free`.
                 if slot.who.compare_exchange(0, who, AcqRel, Relaxed).is_ok() {
+                    crash_point!("pool.entered");
                     return Ok(slot);
                 }
             }
@@ -129,6 +131,7 @@ impl Roster {
         let at = arena.alloc_zeroed(kind::PART, size_of::<Chunk>() as u64)?;
         // It must outlive this process.
         arena.set_owner(at, None);
+        crash_point!("pool.roster_unlinked");
         // SYNC: pairs with the Acquires of those who follow the link.
         match link.compare_exchange(0, at, AcqRel, Acquire) {
             Ok(_) => chunk_at(arena, at),

@@ -10,6 +10,7 @@ use super::roster::{Slot, Stage};
 use crate::arena::{Buffer, Shared};
 use crate::channel::{Patience, Taken};
 use crate::error::{Error, Kind, Result};
+use crate::fault::crash_point;
 use crate::os::spin;
 use crate::sync::Members;
 
@@ -106,7 +107,10 @@ impl Worker {
         // Looked at before the log: no task follows `Closing`.
         let phase = self.core.phase();
         if phase != Phase::Stopped {
-            let claim = |number| self.slot.set_claim(Some(number));
+            let claim = |number| {
+                self.slot.set_claim(Some(number));
+                crash_point!("pool.claimed");
+            };
             let taken = self
                 .core
                 .tasks
@@ -140,8 +144,11 @@ impl Worker {
         let me = self.core.arena().me();
         if core.searcher.begin(me) {
             self.searched.store(true, Relaxed);
+            crash_point!("pool.searching");
             spin::until(ready);
+            crash_point!("pool.found");
             core.searcher.end(me);
+            crash_point!("pool.searched");
             if ready() {
                 return Ok(());
             }
@@ -156,6 +163,7 @@ impl Worker {
     /// may be.
     pub fn finish(&self, number: u64, body: &[u8], tag: u16, buffers: Vec<Buffer>) -> Result<()> {
         self.deliver(number, body, tag, buffers)?;
+        crash_point!("pool.delivered_claimed");
         self.slot.set_claim(None);
         Ok(())
     }
@@ -174,6 +182,7 @@ impl Worker {
         parcel::pack(self.core.arena(), &head, body, tag, buffers, |letter| {
             core.results.push(letter, Patience::Wait, |_, _| true)
         })?;
+        crash_point!("pool.delivered_unrung");
         core.results_bell.ring(1);
         Ok(())
     }
