@@ -514,6 +514,8 @@ class Pool:
             self._failed_starts = 0
         else:
             self._failed_starts += 1
+            if self._hub.start_error() is None and hasattr(process, "exception"):
+                self._start_error = process.exception()
         if lost is not None:
             job, task = lost
             error = _worker_died(process, task)
@@ -555,10 +557,8 @@ class Pool:
 
     def _cannot_start(self) -> WorkerDied:
         cause = self._start_error or self._hub.start_error()
-        what = (
-            "die before they can work" if cause is None else f"fail in the initializer: {cause!r}"
-        )
-        error = WorkerDied(f"the pool cannot work: its workers {what}")
+        why = "" if cause is None else f": {type(cause).__name__}: {str(cause).strip()}"
+        error = WorkerDied(f"the pool cannot work, since its workers die in their start{why}")
         error.__cause__ = cause
         return error
 
@@ -586,6 +586,7 @@ class Pool:
     ) -> ApplyResult:
         """As `apply`, but returns an `ApplyResult` at once.
 
+        Errors, that of an argument that cannot be pickled too, are raised by its ``get()``.
         Callbacks are called in a thread of the pool, one at a time.
         """
         self._check_running()

@@ -92,6 +92,18 @@ impl PoolHub {
         }
     }
 
+    /// Sees to a job that nobody may be waiting for.
+    fn watch_over(&self, py: Python<'_>, job: &Job) -> PyResult<()> {
+        if job.is_done() {
+            return Ok(());
+        }
+        match self.hub.supervise_from_now(py) {
+            // There are no new threads at the interpreter's end. Who waits can do without.
+            Err(_) if !job.has_callbacks() => Ok(()),
+            done => done,
+        }
+    }
+
     /// Waits for a job that nobody else knows of. If a signal handler raises, it goes on without us.
     fn finish(&self, py: Python<'_>, job: &Arc<Job>) -> PyResult<Py<PyAny>> {
         if !job.is_done() {
@@ -176,7 +188,7 @@ impl PoolHub {
         let job = self.open(py, Job::one(Hub::new_id(), callbacks), Some(pool))?;
         let result = self.result(class_, &job)?;
         self.send(&job, function, args, kwargs)?;
-        self.hub.supervise_from_now(py)?;
+        self.watch_over(py, &job)?;
         Ok(result)
     }
 
@@ -239,9 +251,7 @@ impl PoolHub {
             source.foreign = !is_tame(iterable);
             Ok(source)
         })?;
-        if !job.is_done() {
-            self.hub.supervise_from_now(py)?;
-        }
+        self.watch_over(py, &job)?;
         Ok(result)
     }
 
@@ -281,7 +291,7 @@ impl PoolHub {
                 foreign: !is_tame(iterable),
             })
         })?;
-        self.hub.supervise_from_now(py)?;
+        self.watch_over(py, &job)?;
         Ok(result)
     }
 
@@ -319,7 +329,7 @@ impl PoolHub {
             foreign: true,
         };
         self.hub.begin_feeding(py, &job, source)?;
-        self.hub.supervise_from_now(py)
+        self.watch_over(py, &job)
     }
 
     /// Takes in the result `(success, value)` of part `index` of a job, if that is still open.

@@ -42,6 +42,8 @@ use crate::process::borrow_all;
 
 /// How long the leader sleeps before it looks after the workers.
 pub(super) const SLICE: Duration = Duration::from_millis(50);
+/// The same when a worker has said that it is about to end.
+const SOON: Duration = Duration::from_millis(2);
 /// Results that the leader takes before it looks at anything else.
 pub(super) const ROUND: usize = 256;
 /// Stands for "any job" in [`Parked`].
@@ -63,6 +65,8 @@ pub(super) struct Hub {
     /// Counts what the leader has to look at beside results.
     epoch: AtomicU32,
     looked: Mutex<Instant>,
+    /// Workers that have said that they are about to end.
+    leaving: AtomicUsize,
     sentinels: Mutex<Vec<i32>>,
     outbox: Mutex<Outbox>,
     /// Complete jobs whose callbacks have not been called.
@@ -214,6 +218,7 @@ impl Hub {
             parked: AtomicUsize::new(0),
             epoch: AtomicU32::new(0),
             looked: Mutex::new(Instant::now()),
+            leaving: AtomicUsize::new(0),
             sentinels: Mutex::default(),
             outbox: Mutex::default(),
             calls: Mutex::default(),
@@ -555,9 +560,13 @@ impl Hub {
                 });
             let body = bytes.get(8..).unwrap_or_default();
             let outcome = Outcome::of(tag);
+            if outcome == Outcome::Leaving {
+                self.leaving.fetch_add(1, Relaxed);
+                continue;
+            }
             let decoded = wire::decode(py, tag, body, large).and_then(|value| match outcome {
                 Outcome::Value => Ok(value),
-                Outcome::Error | Outcome::StartError => unpack_error(&value),
+                Outcome::Error | Outcome::StartError | Outcome::Leaving => unpack_error(&value),
             });
             let mut interrupted = None;
             let (success, value) = match decoded {
@@ -598,6 +607,10 @@ impl Hub {
             return Ok((None, true, true, None));
         };
         let fallen = py.detach(|| parent.bury(pid)).map_err(to_py)?;
+        if fallen.had_left {
+            let one_less = |n: usize| n.checked_sub(1);
+            let _ = self.leaving.fetch_update(Relaxed, Relaxed, one_less);
+        }
         let mut lost = None;
         if let Some(task) = fallen.task {
             while self.drain(py, ROUND)? {}
@@ -700,7 +713,7 @@ impl Hub {
             self.feed_all(py)?;
             py.check_signals()?;
             let now = Instant::now();
-            if now >= *locked(&self.looked) + SLICE {
+            if now >= *locked(&self.looked) + self.slice() {
                 self.look(py)?;
                 continue;
             }
@@ -710,7 +723,7 @@ impl Hub {
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return Ok(Led::TimedOut);
             }
-            let slice = now + SLICE;
+            let slice = now + self.slice();
             let until = deadline.map_or(slice, |deadline| deadline.min(slice));
             let stirred = || self.epoch.load(SeqCst) != epoch;
             // Timeouts and interruptions are seen at the top.
@@ -820,6 +833,15 @@ impl Hub {
 
     // --- the workers' life ----------------------------------------------------------------------
 
+    /// How long to sleep before looking after the workers.
+    pub(super) fn slice(&self) -> Duration {
+        if self.leaving.load(Relaxed) > 0 {
+            SOON
+        } else {
+            SLICE
+        }
+    }
+
     /// Calls the front's `maintain` if a worker has ended.
     pub(super) fn look(&self, py: Python<'_>) -> PyResult<()> {
         *locked(&self.looked) = Instant::now();
@@ -844,7 +866,7 @@ impl Hub {
 
     /// As [`Hub::look`], unless somebody has just looked.
     pub(super) fn look_if_due(&self, py: Python<'_>) -> PyResult<()> {
-        if Instant::now() >= *locked(&self.looked) + SLICE {
+        if Instant::now() >= *locked(&self.looked) + self.slice() {
             self.look(py)?;
         }
         Ok(())

@@ -77,12 +77,14 @@ impl PoolSeat {
         let mut loaded = Loaded::new(self.worker.core().family());
         let mut bytes = Vec::new();
         let mut done = 0;
-        while maxtasks.is_none_or(|most| done < most) {
-            let Some(task) = self.next(py, &mut bytes)? else {
-                break;
-            };
+        while let Some(task) = self.next(py, &mut bytes)? {
             self.work(py, task, &bytes, &mut loaded, wrap)?;
             done += 1;
+            if maxtasks.is_some_and(|most| done >= most) {
+                // So that the parent looks for our end at once.
+                let _ = self.worker.note(&[], Outcome::Leaving.tag(0));
+                break;
+            }
             if bytes.capacity() > LARGE {
                 bytes = Vec::new();
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use phalanx::os::futex;
 use pyo3::prelude::*;
 
-use super::hub::{Hub, ROUND, SLICE, this_thread};
+use super::hub::{Hub, ROUND, this_thread};
 use super::job::Job;
 
 /// How long an idle supervisor stays, in case more work comes: starting a thread costs some 80 µs.
@@ -104,7 +104,7 @@ impl Hub {
             let now = Instant::now();
             if !self.is_idle() {
                 idle_since = None;
-                let until = Some(now + SLICE);
+                let until = Some(now + self.slice());
                 let result = if self.needs_leader() && self.parent().is_some() {
                     let due = || self.poke.load(SeqCst) != seen || !self.needs_leader();
                     self.wait(py, None, &due, until, true).map(drop)

@@ -65,6 +65,8 @@ pub(super) enum Outcome {
     Error,
     /// Not of a task: the initializer raised this.
     StartError,
+    /// Not of a task: the worker has done its share and is about to end.
+    Leaving,
 }
 
 impl Outcome {
@@ -76,7 +78,8 @@ impl Outcome {
         match tag >> CODEC_BITS {
             0 => Self::Value,
             1 => Self::Error,
-            _ => Self::StartError,
+            2 => Self::StartError,
+            _ => Self::Leaving,
         }
     }
 }
