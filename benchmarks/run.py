@@ -62,11 +62,14 @@ def _machine() -> dict[str, Any]:
 
 def _measure(rival: str, name: str) -> float | str:
     """The figure, or why there is none."""
+    # Bytecode is kept, as in installed programs: not to compile phalanx anew for each figure.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     child = subprocess.Popen(
         [sys.executable, HERE / "child.py", workloads_folder(), rival, name],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment,
         start_new_session=True,
     )
     try:
