@@ -21,6 +21,7 @@ use pyo3::{IntoPyObjectExt, intern};
 use crate::arena::arena;
 use crate::buffer::ReceivedBuffer;
 use crate::error::to_py;
+use crate::large::bytes_object;
 
 /// What a message's tag says about its bytes.
 pub(crate) mod tag {
@@ -124,7 +125,7 @@ pub(crate) fn decode_plain<'py>(
             }
         }
         tag::PICKLE => unpickle(PyBytes::new(py, bytes).as_any(), Vec::new()),
-        tag::BYTES => Ok(PyBytes::new(py, bytes).into_any()),
+        tag::BYTES => Ok(bytes_object(py, bytes)?.into_any()),
         _ => Err(damaged()),
     }
 }

@@ -22,6 +22,7 @@ use crate::arena::{arena, handle_for_pickle};
 use crate::buffer::ReceivedBuffer;
 use crate::codec;
 use crate::error::to_py;
+use crate::large::bytes_object;
 use crate::queue::Queue;
 use crate::turn::{Turn, count_forks};
 use crate::wait::blocking;
@@ -316,9 +317,9 @@ fn pipe_error_of_sender(error: phalanx::Error) -> PyErr {
 fn object<'py>(py: Python<'py>, body: Body<'_>) -> PyResult<Bound<'py, PyAny>> {
     let pickled = match body {
         Body::Plain(RAW, bytes) => PyBytes::new(py, bytes).into_any(),
-        Body::Wire(bytes) => PyBytes::new(py, &bytes).into_any(),
+        Body::Wire(bytes) => bytes_object(py, &bytes)?.into_any(),
         Body::Message(message) if message.tag == RAW => match message.is_inline() {
-            true => PyBytes::new(py, message.bytes()).into_any(),
+            true => bytes_object(py, message.bytes())?.into_any(),
             false => match message.into_buffer() {
                 Some(buffer) => Bound::new(py, ReceivedBuffer::new(buffer))?.into_any(),
                 None => PyBytes::new(py, &[]).into_any(),
@@ -737,7 +738,7 @@ impl Connection {
             .transpose()
             .map_err(|_| PyValueError::new_err("negative maxlength"))?;
         self.receive(py, limit, |body| {
-            raw(py, body, |bytes| PyBytes::new(py, bytes))
+            raw(py, body, |bytes| bytes_object(py, bytes))?
         })
     }
 

@@ -5,6 +5,7 @@ mod buffer;
 mod codec;
 mod connection;
 mod error;
+mod large;
 mod pool;
 mod process;
 mod queue;

@@ -103,6 +103,25 @@ impl Queue {
         }
     }
 
+    /// The oldest item if there is one now, taken without a vector of its own.
+    #[inline]
+    fn get_quickly<'py>(
+        py: Python<'py>,
+        queue: &channel::Queue,
+        patience: Patience,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        codec::with_scratch(|bytes| {
+            let Some(taken) = queue.try_get_into(bytes, patience).map_err(to_py)? else {
+                return Ok(None);
+            };
+            if taken.is_plain() {
+                return codec::decode_plain(py, taken.tag(), bytes).map(Some);
+            }
+            let message = taken.into_message(queue.core().arena(), std::mem::take(bytes));
+            codec::decode(py, message.map_err(to_py)?).map(Some)
+        })
+    }
+
     /// Waits for a message without the GIL.
     fn wait(&self, py: Python<'_>, deadline: Option<Instant>) -> PyResult<Message> {
         let queue = self.native()?;
@@ -196,18 +215,7 @@ impl Queue {
     ) -> PyResult<Bound<'py, PyAny>> {
         Self::open(slf)?;
         let py = slf.py();
-        let queue = slf.get().native()?;
-        let quick = codec::with_scratch(|bytes| {
-            let Some(taken) = queue.try_get_into(bytes, Patience::Now).map_err(to_py)? else {
-                return Ok(None);
-            };
-            if taken.is_plain() {
-                return codec::decode_plain(py, taken.tag(), bytes).map(Some);
-            }
-            let message = taken.into_message(queue.core().arena(), std::mem::take(bytes));
-            codec::decode(py, message.map_err(to_py)?).map(Some)
-        })?;
-        match quick {
+        match Self::get_quickly(py, slf.get().native()?, Patience::Now)? {
             Some(object) => Ok(object),
             None => codec::decode(py, slf.get().wait(py, until(block, timeout)?)?),
         }
@@ -258,10 +266,9 @@ impl Queue {
         }
         let items = PyList::empty(py);
         items.append(Self::get(slf, true, timeout)?)?;
-        let queue = slf.get().native()?;
         while items.len() < max_items {
-            match queue.try_get().map_err(to_py)? {
-                Some(message) => items.append(codec::decode(py, message)?)?,
+            match Self::get_quickly(py, slf.get().native()?, Patience::Wait)? {
+                Some(item) => items.append(item)?,
                 None => break,
             }
         }
