@@ -7,22 +7,43 @@ are exact. A process killed at any moment leaves the queue working for all other
 
 from __future__ import annotations
 
-from functools import cached_property
-from queue import Empty, Full
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from types import GenericAlias
 
 from . import _phalanx
 
+TYPE_CHECKING = False  # `typing` and `queue` take longer to import than all of this
 if TYPE_CHECKING:
+    from queue import Empty as Empty
+    from queue import Full as Full
+    from typing import Any, Generic, TypeVar
+
     from .context import BaseContext
+
+    T = TypeVar("T")
+
+    class _Native(_phalanx.Queue, Generic[T]):
+        pass
+
+else:
+    T = object
+
+    class _Native(_phalanx.Queue):
+        __class_getitem__ = classmethod(GenericAlias)
+
 
 __all__ = ["Queue", "SimpleQueue", "JoinableQueue"]
 
-T = TypeVar("T")
 
-# Names that subclasses of the standard classes take from here.
-_ = (Empty, Full)
 _sentinel = object()
+
+
+def __getattr__(name: str) -> object:
+    # Names that subclasses of the standard classes take from here.
+    if name in ("Empty", "Full"):
+        import queue
+
+        return getattr(queue, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _rebuild(cls: type[_Base[Any]], family: int, handle: int) -> _Base[Any]:
@@ -99,16 +120,22 @@ class _End:
         self._queue._put_pickle(bytes(view if size is None else view[:size]))
 
 
-class _Base(_phalanx.Queue, Generic[T]):
+class _LazyEnd:
+    """An end that is made when it is first asked for; `cached_property` of one import less."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, queue: _Base[Any], owner: object = None) -> _End:
+        end = queue.__dict__[self._name] = _End(queue, readable=self._name == "_reader")
+        return end
+
+
+class _Base(_Native[T]):
     """What all queues have in common."""
 
-    @cached_property
-    def _reader(self) -> _End:
-        return _End(self, readable=True)
-
-    @cached_property
-    def _writer(self) -> _End:
-        return _End(self, readable=False)
+    _reader = _LazyEnd("_reader")
+    _writer = _LazyEnd("_writer")
 
     def _take(self) -> T:
         item: T = self.get()
