@@ -12,16 +12,20 @@ unpickled before it has proved that it knows the key.
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
-from . import _phalanx, reduction, util
+from . import _phalanx, util
 from .context import AuthenticationError, get_spawning_popen
 from .context import BufferTooShort as BufferTooShort
 
+TYPE_CHECKING = False  # `typing`, `pickle` and `socket` take longer to import than all of this
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+    from typing import Any
+
+    Address = Any  # (host, port), a path, or an abstract name ("\0..." as str or bytes)
 
 __all__ = ["Client", "Listener", "Pipe", "wait"]
 
@@ -30,8 +34,6 @@ CONNECTION_TIMEOUT = 20.0
 
 default_family = "AF_UNIX"
 families = ["AF_INET", "AF_UNIX"]
-
-Address = Any  # (host, port), a path, or an abstract name ("\0..." as str or bytes)
 
 _LONGEST_UNIX_ADDRESS = 107
 
@@ -118,6 +120,8 @@ wait = _phalanx.wait
 
 
 def reduce_connection(conn: Connection) -> tuple[Callable[..., Connection], tuple[Any, ...]]:
+    from . import reduction
+
     spawning = get_spawning_popen() is not None
     shared = conn._share(spawning)
     how = conn.readable, conn.writable
@@ -147,7 +151,7 @@ class _SentEnd:
     """
 
     def __init__(self, conn: Connection, family: int, handle: int) -> None:
-        from . import resource_sharer
+        from . import reduction, resource_sharer
 
         keeper = Connection.__new__(Connection)
         keeper._attach(family, handle, os.dup(conn._socket()), True, True)
@@ -163,7 +167,7 @@ class _SentEnd:
         self._id = resource_sharer._resource_sharer.register(send, keeper.close)
 
     def detach(self, readable: bool, writable: bool) -> Connection:
-        from . import resource_sharer
+        from . import reduction, resource_sharer
 
         with resource_sharer._resource_sharer.get_connection(self._id) as sender:
             conn = Connection.__new__(Connection)
@@ -172,7 +176,9 @@ class _SentEnd:
         return conn
 
 
-reduction.register(Connection, reduce_connection)
+# `reduction` registers it itself if it is imported later.
+if _reduction := sys.modules.get(f"{__package__}.reduction"):
+    _reduction.ForkingPickler.register(Connection, reduce_connection)
 
 
 # Listening and connecting --------------------------------------------------------------------

@@ -179,6 +179,10 @@ def _register_all() -> None:
     if sharedctypes := sys.modules.get(f"{__package__}.sharedctypes"):
         for shared_type in sharedctypes._types:
             register(shared_type, sharedctypes.reduce_ctype)
+    if connection := sys.modules.get(f"{__package__}.connection"):
+        # None while it is still being imported: then it registers itself.
+        if reduce_connection := getattr(connection, "reduce_connection", None):
+            register(connection.Connection, reduce_connection)
 
 
 _register_all()
