@@ -10,11 +10,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::alloc::Offset;
-use super::{Arena, kind, layout};
+use super::{Arena, Handle, kind, layout};
 use crate::error::{Error, Result};
 use crate::fault::crash_point;
 use crate::os::memory;
-use crate::sync::owner::Members;
+use crate::sync::owner::{MemberId, Members};
 
 /// How a process holds a buffer.
 #[derive(Default)]
@@ -77,7 +77,8 @@ impl Buffer {
         })
     }
 
-    /// Gives the memory to a message: what is returned names it to the receiver.
+    /// Gives the memory to a message: what is returned names it to the receiver. It stays this
+    /// process's, and goes with it if it is killed, until [`hand_over`].
     pub(crate) fn send(self) -> Result<u64> {
         let this = std::mem::ManuallyDrop::new(self);
         let held = this.arena.registry().buffers.remove(&this.offset);
@@ -91,8 +92,6 @@ impl Buffer {
             return Self::copy(own.arena, &own)?.send();
         }
         crash_point!("buffer.unsent");
-        this.arena.set_owner(this.offset, None);
-        crash_point!("buffer.in_transit");
         Ok(this.arena.handle_of(this.offset)?.bits())
     }
 
@@ -101,7 +100,7 @@ impl Buffer {
     /// # Errors
     /// `is_corrupt` if there is no such buffer.
     pub(crate) fn receive(arena: &'static Arena, bits: u64) -> Result<Self> {
-        let handle = super::Handle::from_bits(bits);
+        let handle = Handle::from_bits(bits);
         if arena.handle_of(handle.offset())? != handle {
             return Err(Error::corrupt("a message names a buffer that is gone"));
         }
@@ -117,15 +116,29 @@ impl Buffer {
     }
 }
 
+/// Makes a message's buffers the property of `owner`, or of nobody while the message is on its way:
+/// who waits with them for room, or has just taken them, may be killed at any time.
+#[inline]
+pub(crate) fn hand_over(arena: &Arena, handles: &[u64], owner: Option<MemberId>) {
+    for &bits in handles {
+        let handle = Handle::from_bits(bits);
+        if arena.handle_of(handle.offset()).is_ok_and(|h| h == handle)
+            && arena.check(handle.offset(), kind::BUFFER).is_ok()
+        {
+            arena.set_owner(handle.offset(), owner);
+        }
+    }
+}
+
 /// The bytes of a buffer in transit, 0 if there is none.
 pub(crate) fn len(arena: &Arena, bits: u64) -> u64 {
-    let offset = super::Handle::from_bits(bits).offset();
+    let offset = Handle::from_bits(bits).offset();
     arena.part(offset, kind::BUFFER).map_or(0, |(_, len)| len)
 }
 
 /// Frees a buffer that a message brought and nobody will take.
 pub(crate) fn discard(arena: &Arena, bits: u64) {
-    let handle = super::Handle::from_bits(bits);
+    let handle = Handle::from_bits(bits);
     if arena.handle_of(handle.offset()).is_ok_and(|h| h == handle) {
         arena.free(handle.offset(), kind::BUFFER);
     }

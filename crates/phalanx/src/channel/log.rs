@@ -12,6 +12,7 @@ use super::segment::{self, Line, Place, Record, Segment, segment_at};
 use crate::arena::{Arena, buffer, kind};
 use crate::error::{Error, Result};
 use crate::fault::crash_point;
+use crate::sync::owner::Members;
 use crate::sync::raw::{Guard, RawLock};
 
 /// The shared part of a log; all zeros is an empty one without segments.
@@ -84,7 +85,7 @@ impl Default for Log {
 
 impl Log {
     /// An empty log. Memory of zeros is one, too.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             producers: Line(Producers {
                 lock: RawLock::new(),
@@ -165,6 +166,8 @@ impl Log {
             // `commit` is the producers', whose lock we hold.
             unsafe { segment::write_record(segment, place, head, handles, parts) };
             crash_point!("log.written");
+            buffer::hand_over(arena, handles, None);
+            crash_point!("buffer.in_transit");
             // SYNC: pairs with the Acquire in `peek`. This store publishes the message.
             segment.commit.0.store(place.after(size).word(), Release);
         } else {
@@ -175,6 +178,7 @@ impl Log {
             unsafe { segment::write_record(next, start, head, handles, parts) };
             next.commit.0.store(start.after(size).word(), Relaxed);
             crash_point!("log.segment_unlinked");
+            buffer::hand_over(arena, handles, None);
             // SYNC: pairs with the Acquire in `peek`. This store publishes segment and message.
             segment.next.store(fresh, Release);
             crash_point!("log.segment_linked");
@@ -326,6 +330,8 @@ impl Log {
         let size = record.head.size();
         // SYNC: the copy above is done before the place is seen to move; producers never look.
         segment.read.0.store(place.after(size).word(), Release);
+        crash_point!("log.read_moved");
+        buffer::hand_over(arena, &taken.handles, Some(arena.me()));
         let bytes_before = consumers.bytes.load(Relaxed);
         let weight = weight(arena, &taken.handles);
         consumers.bytes.store(

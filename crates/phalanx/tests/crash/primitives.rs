@@ -128,7 +128,10 @@ pub(super) fn semaphores(run: &Run) {
         // Dies with a permit, for the victim to bury.
         let holder = Child::fork(|| again(|| bounded.acquire(home, None)).unwrap());
         holder.wait_unburied();
+        let empty = Shared::create(Semaphore::new(0)).unwrap();
         let both = || {
+            // Sleeps for certain.
+            assert!(again(|| empty.acquire(in_ms(20))).is_none());
             for _ in 0..2 {
                 again(|| bounded.acquire(home, None)).unwrap();
             }
