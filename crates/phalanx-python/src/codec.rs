@@ -130,6 +130,24 @@ pub(crate) fn decode_plain<'py>(
     }
 }
 
+/// For the tests: this module's own encoding of a value, None if it would be pickled.
+#[pyfunction]
+fn _encode_value<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyBytes>> {
+    let mut bytes = Vec::new();
+    value(object, &mut bytes, DEPTH, true).then(|| PyBytes::new(object.py(), &bytes))
+}
+
+/// For the tests: decodes bytes that nobody need have encoded.
+#[pyfunction]
+fn _decode_value<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    decode_plain(py, tag::VALUE, bytes)
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(_encode_value, module)?)?;
+    module.add_function(wrap_pyfunction!(_decode_value, module)?)
+}
+
 fn damaged() -> PyErr {
     PyRuntimeError::new_err(
         "a message in shared memory is damaged; a process of the family wrote over it",

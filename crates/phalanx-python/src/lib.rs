@@ -20,6 +20,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _phalanx(module: &Bound<'_, PyModule>) -> PyResult<()> {
     arena::register(module)?;
+    codec::register(module)?;
     connection::register(module)?;
     process::register(module)?;
     shared::register(module)?;
