@@ -16,7 +16,7 @@ EXAMPLES := $(patsubst crates/phalanx/examples/%.rs,%,$(wildcard crates/phalanx/
 # A Python test process of the package as it lies in the tree, with the extension beside it.
 PYTEST := PYTHONPATH=$(CURDIR)/python $(BIN)/python -X faulthandler -m pytest
 
-.PHONY: demo wheel bench test lint test-rust test-python extension conformance hangs soak abi3 fmt clean
+.PHONY: demo wheel bench test lint test-rust test-python extension conformance hangs loom soak fuzz abi3 fmt clean
 
 demo: wheel
 	$(BIN)/python demo/demo.py
@@ -32,7 +32,7 @@ ROUNDS ?= 5
 bench: wheel $(VENV)/rivals
 	$(BIN)/python benchmarks/run.py --rounds $(ROUNDS) --only "$(ONLY)" --rivals "$(RIVALS)"
 
-test: lint test-rust test-python
+test: lint test-rust loom test-python
 
 lint: $(VENV)/tools
 	cargo fmt --all --check
@@ -67,6 +67,17 @@ conformance: extension
 # The ways in which multiprocessing hangs, each as a script; ARGS="--start fork --case queue_order".
 hangs: extension
 	PYTHONPATH=$(CURDIR)/python $(BIN)/python tests/hangs/run.py --module phalanx $(ARGS)
+
+# Locks, semaphores, conditions, events, bells under all schedules that loom finds.
+loom:
+	timeout 600 cargo run --release --locked -p phalanx-model --example models -- $(ARGS)
+
+# Long runs of what `make test` tries briefly: damaged arenas, streams and encoded values.
+CASES ?= 20000
+fuzz: extension
+	PHALANX_DAMAGE_ROUNDS=$(CASES) cargo test --locked -p phalanx --test damage
+	PROPTEST_CASES=$(CASES) cargo test --locked --release -p phalanx --test wire
+	PHALANX_FUZZ_ROUNDS=$(CASES)0 $(PYTEST) --timeout 0 tests/python/test_codec.py
 
 # Kills processes at random for MINUTES, and accounts for every message and task.
 MINUTES ?= 10

@@ -1,11 +1,11 @@
 //! One word to sleep on until something becomes true: see `README.md`, "Sleeping and waking".
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU32, fence};
 use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::fault::crash_point;
+use crate::os::atomic::Ordering::{Relaxed, SeqCst};
+use crate::os::atomic::{AtomicU32, fence};
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 
@@ -21,7 +21,7 @@ const STEP: u32 = 4;
 pub(crate) struct Bell(AtomicU32);
 
 impl Bell {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(AtomicU32::new(0))
     }
 

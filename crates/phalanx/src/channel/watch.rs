@@ -45,10 +45,10 @@ struct Slot {
 }
 
 impl Watches {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             any: AtomicU32::new(0),
-            slots: [const { Slot::free() }; SLOTS],
+            slots: std::array::from_fn(|_| Slot::free()),
         }
     }
 
@@ -97,7 +97,7 @@ impl Watches {
 }
 
 impl Slot {
-    const fn free() -> Self {
+    fn free() -> Self {
         Self {
             lock: RawLock::new(),
             owner: AtomicU32::new(0),

@@ -6,9 +6,9 @@
 //! [`wait`] sleeps once and says why it came back. It never loops: the caller looks at its own
 //! state again and decides, and a signal is for the front to serve.
 
-use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
+use crate::os::atomic::AtomicU32;
 use rustix::io::Errno;
 use rustix::thread::futex;
 use rustix::time::Timespec;

@@ -1,5 +1,6 @@
 //! The few system calls.
 
+pub(crate) mod atomic;
 pub(crate) mod fdpass;
 pub mod futex;
 pub(crate) mod life;

@@ -36,7 +36,7 @@ pub(super) enum Phase {
 }
 
 impl PoolCore {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             tasks: Log::new(),
             results: Log::new(),

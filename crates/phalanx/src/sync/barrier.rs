@@ -27,14 +27,14 @@
 //! finds the lock abandoned breaks it, too: the dead one was on its way in or out. If the one who
 //! ends a round dies before its wake-up, the sleepers see it at the end of their slice.
 
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::Instant;
 
 use super::raw::Guard;
 use super::slots::{Slot, Slots, Space};
 use super::{LastLook, MemberId, Members, RawLock, Stop, passed, slice_end};
 use crate::fault::crash_point;
+use crate::os::atomic::AtomicU32;
+use crate::os::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 

@@ -15,14 +15,14 @@
 //! Anybody may release, as in Python: who holds nothing himself takes from another's entry. Where
 //! there is no room for an entry, a permit is a stray: it comes back by a release only.
 
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::raw::Guard;
 use super::slots::{Slot, Slots, Space};
 use super::{LastLook, Members, NotHeld, RawLock, SEM_VALUE_MAX, Stop, passed, slice_end};
 use crate::fault::crash_point;
+use crate::os::atomic::AtomicU32;
+use crate::os::atomic::Ordering::Relaxed;
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 

@@ -31,13 +31,13 @@
 //! notifier that dies before its wake-up leaves a slot `CALLED`: whoever reaps it wakes that, or
 //! whoever waits or notifies next. Slots of the dead are used again before the table grows.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::Instant;
 
 use super::slots::{Slot, Slots, Space};
 use super::{Members, Stop};
 use crate::fault::crash_point;
+use crate::os::atomic::AtomicU64;
+use crate::os::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 

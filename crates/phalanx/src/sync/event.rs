@@ -17,12 +17,12 @@
 //! whoever reaps it, and the next `set` or `clear`, wakes them. Waiters own nothing, so a dead one
 //! disturbs nobody.
 
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant;
 
 use super::Stop;
 use crate::fault::crash_point;
+use crate::os::atomic::AtomicU32;
+use crate::os::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 
@@ -40,7 +40,7 @@ pub struct Event {
 
 impl Event {
     /// An event that is not set.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             word: AtomicU32::new(0),
         }
@@ -55,6 +55,12 @@ impl Event {
 
     /// Sets it and wakes all who wait. Never blocks.
     pub fn set(&self) {
+        let seen = self.mark();
+        self.wake(seen);
+    }
+
+    /// The first step of [`set`](Self::set), after which a setter may die.
+    pub(crate) fn mark(&self) -> u32 {
         let mut seen = self.word.load(Relaxed);
         while seen & SET == 0 {
             let next = seen.wrapping_add(ONE_COUNT) | SET;
@@ -67,7 +73,7 @@ impl Event {
                 Err(now) => seen = now,
             }
         }
-        self.wake(seen);
+        seen
     }
 
     /// Unsets it. Never blocks.
@@ -101,7 +107,7 @@ impl Event {
     }
 
     /// A process has died, perhaps between setting it and waking the sleepers: they are woken.
-    pub(super) fn peer_died(&self) {
+    pub(crate) fn peer_died(&self) {
         // SYNC: pairs with the release in `set`.
         let seen = self.word.load(Acquire);
         if seen & SET != 0 {

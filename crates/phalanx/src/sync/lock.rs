@@ -6,11 +6,11 @@
 //! [`Lock::is_mine`], is written by the holder alone, and means nothing while another process
 //! holds the lock.
 
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::{Acquired, LastLook, Members, NotHeld, RawLock, Stop, this_thread};
+use crate::os::atomic::AtomicU32;
+use crate::os::atomic::Ordering::Relaxed;
 
 /// A lock between processes and threads, not recursive, that anybody may release.
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ pub struct Lock {
 
 impl Lock {
     /// A free lock.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             raw: RawLock::new(),
             thread: AtomicU32::new(0),

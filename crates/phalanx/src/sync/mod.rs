@@ -30,6 +30,7 @@ pub mod condition;
 pub mod event;
 pub mod lock;
 pub mod owner;
+#[cfg(not(loom))]
 mod place;
 pub mod raw;
 pub mod rlock;
@@ -38,9 +39,9 @@ pub mod slots;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use crate::os::atomic::AtomicU32;
+use crate::os::atomic::Ordering::Relaxed;
 use std::cell::Cell;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 pub use barrier::Barrier;
@@ -87,7 +88,8 @@ fn passed(deadline: Option<Instant>) -> bool {
 /// A number for the calling thread: never 0, never that of another thread of this process, and
 /// kept by the thread that goes on in the child of a fork.
 fn this_thread() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
+    // Not the model's: a static has to be made without a model.
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
     thread_local! {
         static NUMBER: Cell<u32> = const { Cell::new(0) };
     }
@@ -107,7 +109,7 @@ fn this_thread() -> u32 {
 struct LastLook(AtomicU32);
 
 impl LastLook {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self(AtomicU32::new(0))
     }
 

@@ -19,12 +19,12 @@
 //! After a fork the child is another member: a lock that a thread of the parent held at that
 //! moment is still the parent's, who will free it.
 
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant;
 
 use super::{MemberId, Members, Stop, passed, slice_end};
 use crate::fault::crash_point;
+use crate::os::atomic::AtomicU32;
+use crate::os::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 
@@ -50,7 +50,7 @@ const CLEAN: Acquired = Acquired { recovered: false };
 
 impl RawLock {
     /// A free lock. All-zero memory is one, too.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             word: AtomicU32::new(0),
         }

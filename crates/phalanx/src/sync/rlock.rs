@@ -14,12 +14,12 @@
 //! is never seen beside this process's name. A holder that dies leaves any of the two behind:
 //! whoever takes the word over sets both anew.
 
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::{Acquired, LastLook, Members, NotHeld, RawLock, Stop, this_thread};
 use crate::fault::crash_point;
+use crate::os::atomic::AtomicU32;
+use crate::os::atomic::Ordering::Relaxed;
 
 /// A lock between processes and threads that its holder may acquire again.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ const AGAIN: Acquired = Acquired { recovered: false };
 
 impl RLock {
     /// A free lock.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             raw: RawLock::new(),
             thread: AtomicU32::new(0),

@@ -14,12 +14,12 @@
 //! permits are left. Killed between the two steps of a release, or woken and killed: a permit
 //! lies there and a sleeper does not know. So sleepers look once a [`SLICE`](super::SLICE).
 
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant;
 
 use super::{NotHeld, SEM_VALUE_MAX, Stop, passed, slice_end};
 use crate::fault::crash_point;
+use crate::os::atomic::AtomicU32;
+use crate::os::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::os::futex::{self, Wait};
 use crate::os::spin;
 
@@ -34,7 +34,7 @@ pub struct Semaphore {
 
 impl Semaphore {
     /// A semaphore with `value` permits, at most [`SEM_VALUE_MAX`].
-    pub const fn new(value: u32) -> Self {
+    pub fn new(value: u32) -> Self {
         Self {
             word: AtomicU32::new(value & SEM_VALUE_MAX),
         }

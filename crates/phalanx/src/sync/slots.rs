@@ -12,14 +12,13 @@
 //! A claim is one compare-exchange of the owner, a part is linked by one of the link. Killed
 //! between making a part and linking it: the part is lost, one block.
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU32, AtomicU64};
-
 use super::{MemberId, Members};
 use crate::fault::crash_point;
+use crate::os::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::os::atomic::{AtomicU32, AtomicU64};
 
 /// Slots in the object itself.
-const HERE: usize = 14;
+const HERE: usize = if cfg!(loom) { 2 } else { 14 };
 /// Slots in a part.
 const THERE: usize = 63;
 /// A chain that is longer than this is damaged: more than a million slots.
