@@ -74,15 +74,13 @@ pub(super) fn pool(run: &Run) {
         while parent.workers().is_empty() && victim.poll().is_none() {
             std::thread::yield_now();
         }
-        let siblings = [Child::fork(|| work(&parent)), Child::fork(|| work(&parent))];
         let mut books = Books {
             run,
             parent: &parent,
             delivered: vec![0; TASKS as usize],
             lost: Vec::new(),
         };
-        let mut buried = false;
-        for id in 0..TASKS {
+        let submit = |id: u32| {
             let ticket = Ticket {
                 job: 1,
                 index: u64::from(id),
@@ -90,6 +88,17 @@ pub(super) fn pool(run: &Run) {
             parent
                 .submit(ticket, b"", &body(id), 0, buffers(id))
                 .unwrap();
+        };
+        // The first task is the victim's alone: its siblings might leave it none.
+        submit(0);
+        while parent.due() > 0 && victim.poll().is_none() {
+            let _ = retry(|| parent.wait(|| false, soon()));
+            books.collect();
+        }
+        let siblings = [Child::fork(|| work(&parent)), Child::fork(|| work(&parent))];
+        let mut buried = false;
+        for id in 1..TASKS {
+            submit(id);
             // In bursts, with the workers idle in between.
             if id % 9 == 8 {
                 while parent.due() > 0 {
