@@ -43,7 +43,8 @@ lint: $(VENV)/tools
 	$(BIN)/mypy
 
 test-rust: $(VENV)/tools
-	cargo test --locked -p phalanx --lib --tests
+	# One at a time: they fork, and a fork in one test is seen by what another has in hand.
+	RUST_TEST_THREADS=1 cargo test --locked -p phalanx --lib --tests
 	cargo test --locked -p phalanx --features crash-points --test crash
 	cargo test --locked -p phalanx --doc
 	@for example in $(EXAMPLES); do \
