@@ -1,8 +1,11 @@
 //! Received memory as a Python object: what an unpickled array is a view on.
 
 use std::ffi::c_int;
+use std::ops::Range;
 
 use phalanx::arena::Buffer;
+use phalanx::pool::Function;
+use pyo3::exceptions::{PyBufferError, PyRuntimeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
@@ -39,6 +42,53 @@ impl ReceivedBuffer {
                 buffer.as_mut_ptr().cast(),
                 buffer.len() as isize,
                 0,
+                flags,
+            )
+        };
+        if filled < 0 {
+            return Err(PyErr::fetch(slf.py()));
+        }
+        Ok(())
+    }
+}
+
+/// Part of a function's bytes in the arena, which are there for all workers: read-only.
+#[pyclass(frozen, module = "phalanx._phalanx")]
+pub(crate) struct FunctionBytes {
+    function: Function,
+    range: Range<usize>,
+}
+
+impl FunctionBytes {
+    pub(crate) fn new(function: Function, range: Range<usize>) -> Self {
+        Self { function, range }
+    }
+}
+
+#[pymethods]
+impl FunctionBytes {
+    /// # Safety
+    /// Called by the interpreter with a `view` to fill in.
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        if flags & ffi::PyBUF_WRITABLE != 0 {
+            return Err(PyBufferError::new_err("a function's bytes are read-only"));
+        }
+        let Self { function, range } = slf.get();
+        let bytes = function.bytes().ok().and_then(|b| b.get(range.clone()));
+        let bytes = bytes.ok_or_else(|| PyRuntimeError::new_err("a function's bytes are gone"))?;
+        // SAFETY: the view keeps a reference to this object, and so to the function, whose bytes
+        // nobody writes to.
+        let filled = unsafe {
+            ffi::PyBuffer_FillInfo(
+                view,
+                slf.as_ptr(),
+                bytes.as_ptr().cast_mut().cast(),
+                bytes.len() as isize,
+                1,
                 flags,
             )
         };

@@ -10,6 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyCFunction, PyFunction, PyList, PyType};
 
+use crate::buffer::FunctionBytes;
 use crate::codec;
 use crate::error::to_py;
 
@@ -17,8 +18,9 @@ use crate::error::to_py;
 const SMALL: usize = 16 * 1024;
 /// How many of those, and how many functions are known by identity.
 const KEPT: usize = 16;
-/// Functions that a worker keeps ready.
+/// Functions that a worker keeps ready, and their bytes.
 const LOADED: usize = 32;
+const LOADED_BYTES: usize = 256 << 20;
 
 /// The parent's functions.
 #[derive(Default)]
@@ -29,6 +31,8 @@ pub(super) struct Outbox {
     kept: VecDeque<Arc<Function>>,
     /// Large ones, as long as their tasks are due.
     large: Vec<Weak<Function>>,
+    /// The latest of them, in case it comes again.
+    latest: Option<Arc<Function>>,
 }
 
 impl Outbox {
@@ -54,6 +58,7 @@ impl Outbox {
         if len > SMALL {
             self.large.retain(|f| f.strong_count() > 0);
             self.large.push(Arc::downgrade(function));
+            self.latest = (len <= LOADED_BYTES).then(|| Arc::clone(function));
         } else {
             self.kept.push_back(Arc::clone(function));
             if self.kept.len() > KEPT {
@@ -167,12 +172,14 @@ pub(super) struct Loaded {
     family: u64,
     /// The latest last.
     functions: VecDeque<(FunctionKey, Form)>,
+    /// Their bytes as they were sent.
+    bytes: usize,
 }
 
 /// What is kept of a function.
 enum Form {
-    /// The object, for all tasks.
-    Object(Py<PyAny>),
+    /// The object, for all tasks, and the bytes that it was made of.
+    Object(Py<PyAny>, usize),
     /// The pickle, since each task gets an object of its own: it may have state that a task changes.
     Pickle(Py<PyBytes>),
 }
@@ -182,6 +189,7 @@ impl Loaded {
         Self {
             family,
             functions: VecDeque::new(),
+            bytes: 0,
         }
     }
 
@@ -196,7 +204,9 @@ impl Loaded {
         key: FunctionKey,
     ) -> PyResult<Bound<'py, PyAny>> {
         match self.functions.back() {
-            Some((last, Form::Object(function))) if *last == key => Ok(function.bind(py).clone()),
+            Some((last, Form::Object(function, _))) if *last == key => {
+                Ok(function.bind(py).clone())
+            }
             _ => self.get_slow(py, key),
         }
     }
@@ -205,18 +215,30 @@ impl Loaded {
         let place = self.functions.iter().position(|(k, _)| *k == key);
         if let Some(entry) = place.and_then(|place| self.functions.remove(place)) {
             let function = match &entry.1 {
-                Form::Object(function) => Ok(function.bind(py).clone()),
+                Form::Object(function, _) => Ok(function.bind(py).clone()),
                 Form::Pickle(pickle) => codec::unpickle(pickle.bind(py).as_any(), Vec::new()),
             };
             self.functions.push_back(entry);
             return function;
         }
         let (function, form) = load(py, self.family, key)?;
-        if self.functions.len() == LOADED {
-            self.functions.pop_front();
+        self.bytes += form.bytes();
+        while (self.functions.len() >= LOADED || self.bytes > LOADED_BYTES)
+            && let Some((_, oldest)) = self.functions.pop_front()
+        {
+            self.bytes -= oldest.bytes();
         }
         self.functions.push_back((key, form));
         Ok(function)
+    }
+}
+
+impl Form {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Object(_, bytes) => *bytes,
+            Self::Pickle(_) => 0,
+        }
     }
 }
 
@@ -229,25 +251,35 @@ fn load(py: Python<'_>, family: u64, key: FunctionKey) -> PyResult<(Bound<'_, Py
         usize::try_from(u64::from_ne_bytes(*word)).ok()
     };
     let (count, len) = word(0).zip(word(1)).ok_or_else(damaged)?;
-    let start = count.checked_add(2).and_then(|n| n.checked_mul(8));
-    let mut rest = start.and_then(|at| bytes.get(at..)).ok_or_else(damaged)?;
+    let mut at = count
+        .checked_add(2)
+        .and_then(|n| n.checked_mul(8))
+        .ok_or_else(damaged)?;
     let mut piece = |len: usize| {
-        let (piece, after) = rest.split_at_checked(len).ok_or_else(damaged)?;
-        rest = after;
-        PyResult::Ok(piece)
+        let range = at..at.checked_add(len).ok_or_else(damaged)?;
+        at = range.end;
+        match bytes.get(range.clone()) {
+            Some(piece) => Ok((range, piece)),
+            None => Err(damaged()),
+        }
     };
-    let pickle = PyBytes::new(py, piece(len)?);
+    let (range, pickle) = piece(len)?;
+    let data = if bytes.len() <= SMALL {
+        PyBytes::new(py, pickle).into_any()
+    } else {
+        // Not copied.
+        Bound::new(py, FunctionBytes::new(blob.clone(), range))?.into_any()
+    };
     // A copy for this process: the bytes in the arena are for all workers.
     let buffers = PyList::empty(py);
     for i in 0..count {
-        let len = word(2 + i).ok_or_else(damaged)?;
-        buffers.append(PyByteArray::new(py, piece(len)?))?;
+        let (_, buffer) = piece(word(2 + i).ok_or_else(damaged)?)?;
+        buffers.append(PyByteArray::new(py, buffer))?;
     }
-    let function = codec::unpickle_with(pickle.as_any(), &buffers)?;
-    let form = if is_global(&function) || bytes.len() > SMALL {
-        Form::Object(function.clone().unbind())
-    } else {
-        Form::Pickle(pickle.unbind())
+    let function = codec::unpickle_with(&data, &buffers)?;
+    let form = match data.cast_into::<PyBytes>() {
+        Ok(pickle) if !is_global(&function) => Form::Pickle(pickle.unbind()),
+        _ => Form::Object(function.clone().unbind(), bytes.len()),
     };
     Ok((function, form))
 }
