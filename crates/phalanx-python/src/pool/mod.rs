@@ -1,15 +1,18 @@
 //! `phalanx.pool`: the natives of both sides.
 //!
 //! * `serve`: the worker's loop. `wire`, `function`: what it exchanges with the parent.
-//! * `hub`: the parent's jobs and the threads that wait for them. `job`: a call and its results.
-//!   `feed`: handing a call over, part by part. `supervise`: threads of the pool's own.
+//! * `hub`: the parent's jobs. `job`: a call and its results. `feed`: handing a call over, part by
+//!   part. `exchange`: tasks out, results in. `lead`: the threads that wait. `supervise`: threads of
+//!   the pool's own.
 //! * `front`: the classes that Python's `Pool` and its results stand on.
 
+mod exchange;
 mod feed;
 mod front;
 mod function;
 mod hub;
 mod job;
+mod lead;
 mod result;
 mod serve;
 mod supervise;

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use phalanx::os::futex;
 use pyo3::prelude::*;
 
-use super::hub::{Hub, ROUND, this_thread};
+use super::hub::{Hub, this_thread};
 use super::job::Job;
+use super::lead::ROUND;
 
 /// How long an idle supervisor stays, in case more work comes: starting a thread costs some 80 µs.
 const LINGER: Duration = Duration::from_millis(100);
@@ -58,7 +59,7 @@ impl Hub {
             return Ok(());
         };
         let errand = Bound::new(py, PoolErrand { hub, job })?;
-        self.front().start_thread.call1(py, (errand,)).map(drop)
+        self.front.start_thread.call1(py, (errand,)).map(drop)
     }
 
     /// Lets the supervisor look.
@@ -76,9 +77,13 @@ impl Hub {
         if self.supervisor.load(SeqCst) == this_thread() {
             return;
         }
-        while self.supervised.load(SeqCst) && Instant::now() < until {
-            self.poke();
-            py.detach(|| std::thread::sleep(Duration::from_millis(1)));
+        loop {
+            let seen = self.poke.load(SeqCst);
+            if !self.supervised.load(SeqCst) || Instant::now() >= until {
+                return;
+            }
+            // Its last act is a change of this word.
+            py.detach(|| futex::wait(&self.poke, seen, Some(until)));
         }
     }
 
@@ -99,6 +104,8 @@ impl Hub {
             let seen = self.poke.load(SeqCst);
             self.run_callbacks(py);
             if self.is_stopped() {
+                self.run_callbacks(py);
+                self.supervised.store(false, SeqCst);
                 break;
             }
             let now = Instant::now();
@@ -125,11 +132,13 @@ impl Hub {
             self.supervised.store(false, SeqCst);
             // A job that came just before the store has not started another supervisor.
             if self.is_idle() || self.supervised.swap(true, SeqCst) {
-                return Ok(());
+                break;
             }
         }
-        self.supervised.store(false, SeqCst);
-        self.run_callbacks(py);
+        let me = this_thread();
+        let _ = self.supervisor.compare_exchange(me, 0, SeqCst, SeqCst);
+        self.poke.fetch_add(1, SeqCst);
+        futex::wake(&self.poke, u32::MAX);
         Ok(())
     }
 }
