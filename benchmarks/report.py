@@ -72,9 +72,11 @@ def table(result: dict[str, Any]) -> str:
         f"Versions: {versions}.",
         "",
         f"Method: medians of {result['rounds']} rounds; in a round every rival is measured once, "
-        "each in a fresh interpreter, one after another. Children are forked where nothing else is "
-        "said. ± is half the range of the figures. Ratios are to the standard library in the same "
-        "run, above 1 is better, below 1 worse; a goal of 1 (parity) counts as reached from 0.95.",
+        "each in a fresh interpreter, one after another. Children are forked where nothing else "
+        'is said; bytecode is cached; "cores free" only means that the benchmark itself puts no '
+        "load beside the workload. ± is half the range of the figures (it says nothing with one "
+        "round). Ratios are to the standard library in the same run, above 1 is better, below 1 "
+        "worse; a goal of 1 (parity) counts as reached from 0.95.",
         "",
         "| workload | unit | standard library | phalanx | ratio | goal | best peer |",
         "| --- | --- | ---: | ---: | ---: | --- | --- |",
