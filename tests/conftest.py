@@ -30,6 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
     faulthandler.register(signal.SIGUSR1, chain=False)
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    # The interpreter's exit waits for children: if one was left, say where it waits, and go.
+    faulthandler.dump_traceback_later(60, exit=True)
+
+
 @pytest.fixture(scope="session")
 def mp() -> ModuleType:
     """The package itself."""

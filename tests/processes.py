@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -60,12 +61,12 @@ def left_over(before: set[int]) -> list[int]:
     """The running descendants of this process that were not there before and serve nobody.
 
     Zombies are collected on the way: those whose Process object still exists by the package
-    itself, orphans by us.
+    itself, orphans by us. A child that the fork server has started is found by its Process object.
     """
-    if process := sys.modules.get("phalanx.process"):
-        process.active_children()
+    process = sys.modules.get("phalanx.process")
+    started = {child.pid for child in process.active_children()} if process else set()
     left = []
-    for pid in descendants(os.getpid()) - before - servants():
+    for pid in (descendants(os.getpid()) - servants() | started) - before:
         if is_running(pid):
             left.append(pid)
         elif stat(pid)[1:2] == [str(os.getpid())]:
@@ -83,11 +84,13 @@ def describe(pid: int) -> str:
 
 
 def end(pid: int) -> None:
-    """Kill a process and, if it is a child of ours, collect it."""
+    """Kill a process, wait for its end and, if it is a child of ours, collect it."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     with suppress(ChildProcessError):
         os.waitpid(pid, 0)
+    while is_running(pid):  # somebody else's child; nothing can keep it
+        time.sleep(0.01)
 
 
 def run_python(

@@ -96,6 +96,7 @@ def test_another_server_follows_one_that_died(ctx, server):
     process.start()
     first = server._forkserver_pid
     os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)  # until then it may still serve
     assert ask(ctx, surroundings)
     assert server._forkserver_pid != first
     # The child of the first one goes on, and its end is seen, if not how it ended.
