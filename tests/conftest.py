@@ -26,6 +26,8 @@ PR_SET_CHILD_SUBREAPER = 36
 def pytest_configure(config: pytest.Config) -> None:
     # Orphans of what a test starts become children of this process, where they are found.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # A shell starts what runs in the background with Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # For a child that hangs: `kill -USR1` shows where, also for forked ones.
     faulthandler.register(signal.SIGUSR1, chain=False)
 
