@@ -801,6 +801,35 @@ def test_no_descriptor_or_thread_stays_in_the_server(mp):
         assert len(items) == 3
 
 
+def use_once(items) -> int:
+    """What a pool's task does with a proxy: it brings it, and it is gone with the task."""
+    items.append(1)
+    return id(managers.sessions.session_of(items._token.address, "pickle")._control)
+
+
+def test_a_process_between_two_proxies_stays_connected(manager, mp):
+    ctx = mp.get_context("fork")
+    with ctx.Pool(1) as pool:
+        items = manager.list()
+        connections = {pool.apply(use_once, (items,)) for _ in range(5)}
+        assert len(items) == 5 and len(connections) == 1
+
+
+def test_a_process_stays_connected_to_a_few_servers_only(mp, monkeypatch):
+    sessions = managers.sessions
+    monkeypatch.setattr(sessions, "_MOST_IDLE", 1)
+    ctx = mp.get_context("fork")
+    with ctx.Manager() as one, ctx.Manager() as other:
+        for manager in (one, other, one):
+            items = manager.list([1])
+            assert items[:] == [1]
+            del items
+            assert list(sessions._idle) == [manager.address]
+            assert sessions.session_of(manager.address, "pickle").is_connected()
+        assert not sessions.session_of(other.address, "pickle").is_connected()
+    assert not sessions._idle
+
+
 class State:
     def descriptors(self):
         return len(os.listdir("/proc/self/fd"))

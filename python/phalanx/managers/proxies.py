@@ -13,7 +13,7 @@ from .. import process, util
 from ..context import get_spawning_popen
 from .clients import current, is_hung_up
 from .protocol import Token, convert_to_error, dispatch, listener_client
-from .sessions import forget_session, gone, session_of
+from .sessions import gone, retire_session, revive_session, session_of
 
 __all__ = [
     "AutoProxy",
@@ -186,6 +186,7 @@ class BaseProxy:
             server.hold_locally(self._id)
             self._close = util.Finalize(self, server.drop_locally, args=(self._id,))
             return
+        revive_session(self._token.address)
         if self._referring_pid != os.getpid():
             session = session_of(self._token.address, self._serializer, self._authkey)
             session.call("incref", self._id)
@@ -217,11 +218,7 @@ class BaseProxy:
         else:
             util.debug("DECREF %r -- manager already shutdown", token.id)
         if not idset:
-            # The process has no more business with this server.
-            if hasattr(tls, "connection"):
-                tls.connection.close()
-                del tls.connection
-            forget_session(token.address)
+            retire_session(token.address, tls)
 
     def _after_fork(self) -> None:
         self._manager = None
