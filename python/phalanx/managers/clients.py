@@ -39,8 +39,16 @@ def _descriptor(conn: Any) -> int:
 
 def is_hung_up(conn: Any) -> bool:
     """Whether the other end of a connection is closed."""
+    return _is_hung_up(_poll_for_hangup(conn))
+
+
+def _poll_for_hangup(conn: Any) -> Any:
     poll = select.poll()
     poll.register(_descriptor(conn), select.POLLRDHUP)
+    return poll
+
+
+def _is_hung_up(poll: Any) -> bool:
     return any(event & _HANGUP for _fd, event in poll.poll(0))
 
 
@@ -111,6 +119,7 @@ class Client:
         self._kept: list[Any] = []
         self._bell = -1
         self._poll: Any = None
+        self._hangup: Any = None
 
     def keep(self, proxy: Any) -> None:
         """Keep a proxy that is being sent to the client until its next request.
@@ -154,7 +163,9 @@ class Client:
         """Whether the client has closed its connection, or died."""
         if self.connection is None:
             return False
-        return is_hung_up(self.connection)
+        if self._hangup is None:
+            self._hangup = _poll_for_hangup(self.connection)
+        return _is_hung_up(self._hangup)
 
     def close(self) -> None:
         if self._bell != -1:

@@ -21,6 +21,10 @@ answering `accept_connection` with `ANSWERS_ITSELF` instead of None. That saves 
 with its authentication, for each new proxy. And it learns which process a connection comes from: a
 client appends `@session.thread` to the name that it gives `accept_connection` (which names a thread
 and means nothing else). A server of the standard library takes no notice of either.
+
+Over a pipe both are processes of this package and of one family. There a request without keyword
+arguments comes without the empty dictionary, since that alone would have to be pickled: 3.7 us
+instead of 1.1 there and back.
 """
 
 from __future__ import annotations

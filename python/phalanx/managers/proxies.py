@@ -13,7 +13,7 @@ from .. import process, util
 from ..context import get_spawning_popen
 from .clients import current, is_hung_up
 from .protocol import Token, convert_to_error, dispatch, listener_client
-from .sessions import gone, retire_session, revive_session, session_of
+from .sessions import Kind, gone, retire_session, revive_session, session_of
 
 __all__ = [
     "AutoProxy",
@@ -119,20 +119,26 @@ class BaseProxy:
         if thread is not threading.main_thread():
             name += "|" + thread.name
         session = session_of(self._token.address, self._serializer, self._authkey)
-        self._tls.connection = session.connect(f"{thread.ident}", name)[0]
+        conn, kind = session.connect(f"{thread.ident}", name)
+        self._tls.connection = conn
+        self._tls.is_pipe = kind is Kind.PIPE
         self._tls.pid = os.getpid()
-        return self._tls.connection
+        return conn
 
     def _callmethod(self, methodname: str, args: Any = (), kwds: Any = {}) -> Any:  # noqa: B006
         """Call a method of the object, and return a copy of its result (or a proxy for it)."""
+        tls = self._tls
         try:
-            conn = self._tls.connection
-            if self._tls.pid != os.getpid():  # forked by other means than ours
+            conn = tls.connection
+            if tls.pid != os.getpid():  # forked by other means than ours
                 conn = self._connect()
         except AttributeError:
             conn = self._connect()
         try:
-            conn.send((self._id, methodname, args, kwds))
+            if kwds or not tls.is_pipe:
+                conn.send((self._id, methodname, args, kwds))
+            else:
+                conn.send((self._id, methodname, args))
         except BaseException as error:
             # An argument that cannot be pickled does no harm: nothing was sent.
             if not isinstance(error, Exception) or isinstance(error, OSError) or conn._is_amid():

@@ -23,6 +23,8 @@ _IDENTITY = re.compile(
     r"(?P<name>.*)@(?P<session>[0-9a-f]{32})\.(?P<thread>\d+)(\.(?P<family>[0-9a-f]+))?", re.DOTALL
 )
 
+_NO_KWDS: dict[str, Any] = {}
+
 # Methods whose result is lost if nobody gets it.
 _TAKING = frozenset({"get", "get_nowait"})
 
@@ -233,7 +235,10 @@ class Server:
         """Do a request; return the answer, and the object and method that were meant."""
         obj = methodname = None
         try:
-            ident, methodname, args, kwds = request
+            if len(request) == 3:
+                (ident, methodname, args), kwds = request, _NO_KWDS
+            else:
+                ident, methodname, args, kwds = request
             if ident is None:
                 return self._answer(conn, request), None, None
             obj, exposed, result_types = self._find(ident)

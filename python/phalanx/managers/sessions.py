@@ -8,6 +8,7 @@ proxies), and takes back what it held.
 
 from __future__ import annotations
 
+import enum
 import os
 import threading
 from collections import deque
@@ -16,7 +17,15 @@ from typing import Any
 from .. import _phalanx, connection, process, reduction, util
 from .protocol import ANSWERS_ITSELF, Token, dispatch, listener_client
 
-__all__ = ["Session", "forget_session", "gone", "retire_session", "revive_session", "session_of"]
+__all__ = [
+    "Kind",
+    "Session",
+    "forget_session",
+    "gone",
+    "retire_session",
+    "revive_session",
+    "session_of",
+]
 
 # Servers that nothing in this process refers to, to which it stays connected.
 _MOST_IDLE = 4
@@ -38,6 +47,14 @@ def gone(error: BaseException, token: Token | Any, what: str) -> Exception:
     return ConnectionError(f"{error}: {text}")
 
 
+class Kind(enum.Enum):
+    """What is at the other end of a connection, and what kind that is."""
+
+    STRANGER = 0  # a server of the standard library
+    SOCKET = 1  # one of this package
+    PIPE = 2  # one of this family
+
+
 class Session:
     """This process, as the server at an address knows it."""
 
@@ -54,16 +71,16 @@ class Session:
         self._name = os.urandom(16).hex()
         self._lock = threading.Lock()
         self._waiting: deque[tuple[str, str]] = deque()
-        # None: not connected. The flag: whether the server answers on it for itself.
-        self._control: tuple[Any, bool] | None = None
+        # None: not connected.
+        self._control: tuple[Any, Kind] | None = None
 
     def _renew_if_forked(self) -> None:
         # A child of the fork server runs its hooks after it has unpickled its arguments.
         if self._pid != os.getpid():
             self._renew()
 
-    def connect(self, thread: str, name: str) -> tuple[Any, bool]:
-        """Open a connection for requests to objects; also say what kind of server it is."""
+    def connect(self, thread: str, name: str) -> tuple[Any, Kind]:
+        """Open a connection for requests to objects."""
         util.debug("making connection to manager")
         identity = f"{name}@{self._name}.{thread}"
         if self.serializer == "pickle" and isinstance(self.address, (str, bytes)):
@@ -73,13 +90,13 @@ class Session:
             try:
                 answer = dispatch(conn, None, "accept_connection", (identity,))
                 if isinstance(answer, tuple):
-                    return self._move_to_pipe(conn, *answer), True
+                    return self._move_to_pipe(conn, *answer), Kind.PIPE
             except BaseException:
                 conn.close()
                 raise
         except (EOFError, ConnectionError, FileNotFoundError) as error:
             raise gone(error, self.address, "connecting") from None
-        return conn, answer == ANSWERS_ITSELF
+        return conn, Kind.SOCKET if answer == ANSWERS_ITSELF else Kind.STRANGER
 
     def _move_to_pipe(self, conn: Any, family: int, handle: int) -> Any:
         """Go on over a pipe that a server of this family has made."""
@@ -128,8 +145,8 @@ class Session:
         fresh = self._control is None
         if self._control is None:
             self._control = self.connect("0", process.current_process().name)
-        conn, answers = self._control
-        if not answers:
+        conn, kind = self._control
+        if kind is Kind.STRANGER:
             return self._ask_apart(function, args, kwds)
         try:
             return dispatch(conn, None, function, args, kwds)
@@ -173,7 +190,7 @@ class Session:
         if self._pid == os.getpid() and self._lock.acquire(blocking=False):
             try:
                 self._catch_up()
-                if self._control is not None and self._control[1]:
+                if self._control is not None and self._control[1] is not Kind.STRANGER:
                     dispatch(self._control[0], None, "leave")
             except Exception as error:
                 util.debug("... leave failed: %s", error)
