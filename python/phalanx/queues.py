@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from queue import Full as Full
     from typing import Any, Generic, TypeVar
 
+    class ShutDown(Exception):
+        """Raised by `put` and `get` of a queue that was shut down: `queue.ShutDown` itself from
+        Python 3.13 on."""
+
     from .context import BaseContext
 
     T = TypeVar("T")
@@ -31,7 +35,7 @@ else:
         __class_getitem__ = classmethod(GenericAlias)
 
 
-__all__ = ["Queue", "SimpleQueue", "JoinableQueue"]
+__all__ = ["Queue", "SimpleQueue", "JoinableQueue", "ShutDown"]
 
 
 _sentinel = object()
@@ -39,10 +43,15 @@ _sentinel = object()
 
 def __getattr__(name: str) -> object:
     # Names that subclasses of the standard classes take from here.
-    if name in ("Empty", "Full"):
+    if name in ("Empty", "Full", "ShutDown"):
         import queue
 
-        return getattr(queue, name)
+        value = getattr(queue, name, None) or type(
+            name,
+            (Exception,),
+            {"__module__": __name__, "__doc__": "Raised by `put` and `get` after `shutdown()`."},
+        )
+        return globals().setdefault(name, value)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -179,6 +188,21 @@ class Queue(_Base[T]):
             raise OSError(f"Queue {self!r} is closed")
         return super().empty()
 
+    def shutdown(self, immediate: bool = False) -> None:
+        """Ends the queue for all processes, as `queue.Queue.shutdown` does for threads.
+
+        From now on `put()` raises `ShutDown`, and so does `get()` once the queue is empty; who
+        blocks in either, in any process, is woken. With `immediate` the queue is emptied as well:
+        what is thrown away counts as done for `join()`. A process killed inside leaves the queue
+        open or shut. Does not block.
+        """
+        self._shutdown(immediate)
+
+    @property
+    def is_shutdown(self) -> bool:
+        """Whether any process has called `shutdown()`."""
+        return self._is_shutdown
+
     def join_thread(self) -> None:
         """Returns at once, there is no thread; AssertionError before `close()`."""
         assert self._closed, f"Queue {self!r} not closed"
@@ -198,7 +222,7 @@ class JoinableQueue(Queue[T]):
         self._task_done()
 
     def join(self) -> None:
-        """Blocks until every item ever put has been reported."""
+        """Blocks until every item ever put has been reported, or was thrown away by `shutdown`."""
         self._join()
 
 

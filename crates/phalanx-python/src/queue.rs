@@ -27,10 +27,18 @@ pub(crate) struct Queue {
     of_fork_context: AtomicBool,
 }
 
-/// `queue.Full` or `queue.Empty`.
-fn queue_error(py: Python<'_>, name: &'static str) -> PyErr {
+/// What a wait of a queue ended with, as Python says it: `queue.Full`, `queue.Empty`,
+/// `queue.ShutDown`.
+#[cold]
+fn queue_error(py: Python<'_>, error: phalanx::Error) -> PyErr {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    let module = MODULE.get_or_try_init(py, || Ok(py.import("queue")?.unbind()));
+    let name = match &error {
+        error if error.is_full() => "Full",
+        error if error.is_empty() => "Empty",
+        error if error.is_closed() => "ShutDown",
+        _ => return to_py(error),
+    };
+    let module = MODULE.get_or_try_init(py, || Ok(py.import("phalanx.queues")?.unbind()));
     match module.and_then(|module| module.bind(py).getattr(name)?.call0()) {
         Ok(error) => PyErr::from_value(error),
         Err(error) => error,
@@ -47,13 +55,13 @@ fn until(block: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Ins
 }
 
 impl Queue {
-    /// Whether it has an item now; if not, its descriptor is not readable, either.
+    /// Whether a `get` would not block now; if it would, its descriptor is not readable, either.
     pub(crate) fn is_ready(&self) -> PyResult<bool> {
         let queue = self.native()?;
-        if queue.is_empty().map_err(to_py)? {
+        if !queue.is_ready().map_err(to_py)? {
             queue.exposed_fd().map_err(to_py)?;
         }
-        Ok(!queue.is_empty().map_err(to_py)?)
+        queue.is_ready().map_err(to_py)
     }
 
     #[inline]
@@ -97,10 +105,7 @@ impl Queue {
             return Ok(());
         }
         let deadline = deadline()?;
-        match blocking(py, || queue.put(&mut letter, deadline))? {
-            Err(error) if error.is_full() => Err(queue_error(py, "Full")),
-            done => done.map_err(to_py),
-        }
+        blocking(py, || queue.put(&mut letter, deadline))?.map_err(|error| queue_error(py, error))
     }
 
     /// The oldest item if there is one now, taken without a vector of its own.
@@ -125,10 +130,7 @@ impl Queue {
     /// Waits for a message without the GIL.
     fn wait(&self, py: Python<'_>, deadline: Option<Instant>) -> PyResult<Message> {
         let queue = self.native()?;
-        match blocking(py, || queue.get(deadline))? {
-            Err(error) if error.is_empty() => Err(queue_error(py, "Empty")),
-            done => done.map_err(to_py),
-        }
+        blocking(py, || queue.get(deadline))?.map_err(|error| queue_error(py, error))
     }
 }
 
@@ -176,8 +178,9 @@ impl Queue {
     /// Puts `obj` into the queue; it is there when this returns.
     ///
     /// Blocks while a bounded queue is full, up to `timeout` seconds; then, or at once without
-    /// `block`, raises `queue.Full`. An object that cannot be pickled raises here. ValueError if the
-    /// queue was closed by this process, MemoryError if the arena is full.
+    /// `block`, raises `queue.Full`; `queue.ShutDown` as soon as any process has shut the queue
+    /// down. An object that cannot be pickled raises here. ValueError if the queue was closed by
+    /// this process, MemoryError if the arena is full.
     #[pyo3(signature = (obj, block=true, timeout=None))]
     fn put(
         slf: &Bound<'_, Self>,
@@ -206,7 +209,7 @@ impl Queue {
     /// Takes the oldest item out of the queue.
     ///
     /// Blocks while the queue is empty, up to `timeout` seconds; then, or at once without `block`,
-    /// raises `queue.Empty`. What a killed process was putting is never seen in part.
+    /// raises `queue.Empty`; `queue.ShutDown` if it was shut down and is empty. What a killed process was putting is never seen in part.
     #[pyo3(signature = (block=true, timeout=None))]
     fn get<'py>(
         slf: &Bound<'py, Self>,
@@ -297,6 +300,17 @@ impl Queue {
         self.closed.store(true, Relaxed);
     }
 
+    /// Ends the queue for all processes: see `phalanx.queues.Queue.shutdown`.
+    fn _shutdown(&self, py: Python<'_>, immediate: bool) -> PyResult<()> {
+        let queue = self.native()?;
+        py.detach(|| queue.shutdown(immediate)).map_err(to_py)
+    }
+
+    #[getter]
+    fn _is_shutdown(&self) -> PyResult<bool> {
+        Ok(self.native()?.is_shut())
+    }
+
     #[getter]
     fn _closed(&self) -> bool {
         self.closed.load(Relaxed)
@@ -307,16 +321,18 @@ impl Queue {
         self.native()?.exposed_fd().map_err(to_py)
     }
 
-    /// Whether there is something to take within `timeout` seconds, None: for ever.
+    /// Whether there is something to take within `timeout` seconds, None: for ever. True, too, of a
+    /// queue that was shut down.
     fn _poll(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let queue = self.native()?;
         let deadline = deadline(timeout)?;
         loop {
-            if !queue.is_empty().map_err(to_py)? {
+            if queue.is_ready().map_err(to_py)? {
                 return Ok(true);
             }
             match blocking(py, || queue.wait_for_item(deadline))? {
                 Err(error) if error.is_empty() => return Ok(false),
+                Err(error) if error.is_closed() => return Ok(true),
                 done => done.map_err(to_py)?,
             }
         }

@@ -15,6 +15,8 @@
 mod pool;
 #[path = "crash/primitives.rs"]
 mod primitives;
+#[path = "crash/shutdown.rs"]
+mod shutdown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -48,12 +50,13 @@ fn main() {
     let wanted = wanted.unwrap_or_default();
     let mut reached: BTreeMap<String, u32> = BTreeMap::new();
     let points = points();
-    let scenarios: [(&str, Scenario); 13] = [
+    let scenarios: [(&str, Scenario); 14] = [
         ("queue", |run| queue(run, None)),
         ("bounded queue", |run| queue(run, Some(3))),
         ("pipe", |run| pipe(run, false)),
         ("polled pipe", |run| pipe(run, true)),
         ("watched queue", watched),
+        ("shutdown", shutdown::shutdown),
         ("objects", objects),
         ("reaping", reaping),
         ("pool", pool::pool),

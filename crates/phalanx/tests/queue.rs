@@ -19,6 +19,8 @@ common::tests![
     a_queue_in_a_queue,
     a_queue_in_a_struct,
     work_is_reported_as_done,
+    closing_ends_all_waiting,
+    closing_now_throws_away,
     producers_killed_at_any_time,
     consumers_killed_at_any_time,
     throughput,
@@ -310,4 +312,38 @@ fn throughput() {
     let rate = ITEMS as f64 / start.elapsed().as_secs_f64();
     println!("  {rate:.0} items a second from one process to another");
     child.unwrap().join().unwrap();
+}
+
+fn closing_ends_all_waiting() {
+    let queue = Queue::<u32>::bounded(1).unwrap();
+    let empty = Queue::<u32>::new().unwrap();
+    queue.put(1).unwrap();
+    let putter = Process::spawn(
+        |queue: Queue<u32>| queue.put(2).unwrap_err().is_closed(),
+        queue.clone(),
+    );
+    let getters = [(); 2].map(|()| {
+        let get = |empty: Queue<u32>| empty.get().unwrap_err().is_closed();
+        Process::spawn(get, empty.clone()).unwrap()
+    });
+    queue.close().unwrap();
+    empty.close().unwrap();
+    assert!(putter.unwrap().join().unwrap());
+    assert!(getters.into_iter().all(|getter| getter.join().unwrap()));
+    assert!(queue.is_closed() && queue.put(3).unwrap_err().is_closed());
+    assert_eq!(queue.get().unwrap(), 1);
+    assert!(queue.try_get().unwrap_err().is_closed());
+}
+
+fn closing_now_throws_away() {
+    let queue = Queue::new().unwrap();
+    (0..5).for_each(|_| queue.put("x".repeat(100_000)).unwrap());
+    queue.get().unwrap();
+    queue.close_now().unwrap();
+    assert!(queue.is_empty().unwrap() && queue.get().unwrap_err().is_closed());
+    assert!(queue.join_timeout(Duration::ZERO).unwrap_err().is_timeout());
+    queue.task_done().unwrap();
+    queue.join().unwrap();
+    assert!(queue.task_done().unwrap_err().is_invalid());
+    queue.close().unwrap();
 }

@@ -23,7 +23,7 @@ class Queue(queue.Queue):  # type: ignore[type-arg]
         self._getters = Line()
         self._putters = Line()
         self._joiners = Line()
-        self._shut = False
+        self.is_shutdown = False
         # One mutex for all: that of the base class, whose other methods take it.
         for line in (self._getters, self._putters, self._joiners):
             line._mutex = self.mutex
@@ -31,7 +31,7 @@ class Queue(queue.Queue):  # type: ignore[type-arg]
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         limit = _limit(block, timeout)
         with self.mutex:
-            if self._shut:
+            if self.is_shutdown:
                 raise _shut_down()
             if not self._is_full():
                 self._admit(item)
@@ -43,7 +43,7 @@ class Queue(queue.Queue):  # type: ignore[type-arg]
         # An item that was admitted is in the queue, whatever has become of who put it.
         if not self._putters._wait(waiter, limit, lambda _waiter: None):
             raise queue.Full
-        if self._shut and waiter.item is _shut_down:
+        if self.is_shutdown and waiter.item is _shut_down:
             raise _shut_down()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -53,7 +53,7 @@ class Queue(queue.Queue):  # type: ignore[type-arg]
                 item = self._get()
                 self._let_in()
                 return item
-            if self._shut:
+            if self.is_shutdown:
                 raise _shut_down()
             if not block:
                 raise queue.Empty
@@ -83,7 +83,7 @@ class Queue(queue.Queue):  # type: ignore[type-arg]
     def shutdown(self, immediate: bool = False) -> None:
         """Refuse new items, and raise in who waits; with `immediate`, drop what is there."""
         with self.mutex:
-            self._shut = self.is_shutdown = True
+            self.is_shutdown = True
             if immediate:
                 while self._qsize():
                     self._get()
@@ -142,8 +142,9 @@ def _limit(block: bool, timeout: float | None) -> float | None:
 
 
 def _shut_down() -> Exception:
-    error: type[Exception] = getattr(queue, "ShutDown", ValueError)
-    return error("the queue is shut down")
+    from ..queues import ShutDown
+
+    return ShutDown()
 
 
 def unget(obj: Any, item: Any) -> None:

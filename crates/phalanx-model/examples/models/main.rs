@@ -1,4 +1,4 @@
-//! Locks, semaphores, conditions, events and bells under all schedules that a model checker finds.
+//! Locks, semaphores, conditions, events, bells and the ends of queues under all schedules that a model checker finds.
 //!
 //! The sources are those of `phalanx`, compiled with the atomics of loom and a futex that
 //! knows no time. So a lost wake-up shows as a deadlock even where a slice would hide it. What lies
@@ -60,6 +60,8 @@ mod error {
 mod bell;
 #[path = "../../../phalanx/src/sync/mod.rs"]
 mod sync;
+#[path = "../../../phalanx/src/channel/tally.rs"]
+mod tally;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -2,8 +2,8 @@
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
-use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::{Relaxed, SeqCst};
+use loom::sync::atomic::{AtomicU32, AtomicU64};
 use loom::thread;
 
 use crate::Model;
@@ -11,6 +11,7 @@ use crate::bell::Bell;
 use crate::futex;
 use crate::sync::slots::{Part, Space};
 use crate::sync::{Condition, Event, MemberId, Members, RawLock, Semaphore};
+use crate::tally::Tally;
 
 pub(crate) const MODELS: &[Model] = &[
     ("lock: three exclude each other", 3, lock_excludes),
@@ -36,6 +37,8 @@ pub(crate) const MODELS: &[Model] = &[
     ("condition: notify_all wakes all", 2, condition_notify_all),
     ("bell: two rings reach two sleepers", 3, bell_two),
     ("bell: rings that meet", 2, bell_meeting),
+    ("queue: a shutdown wakes all", 2, shutdown_wakes),
+    ("queue: shutdown and the last task done", 3, shutdown_joins),
 ];
 
 /// A member of the family, by its number. Number 9 is dead.
@@ -308,4 +311,85 @@ fn bell_meeting() {
         }
     };
     all(3, Tokens::new(), work, |_, tokens| tokens.give());
+}
+
+/// What `channel/queue.rs` puts together: a log, here a count, its bell and the tally.
+struct Ending {
+    lock: RawLock,
+    puts: AtomicU64,
+    items: Bell,
+    tally: Tally,
+}
+
+impl Ending {
+    fn new(puts: u64) -> Self {
+        Self {
+            lock: RawLock::new(),
+            puts: AtomicU64::new(puts),
+            items: Bell::new(),
+            tally: Tally::new(),
+        }
+    }
+
+    /// As `Queue::try_put`: the phase is looked at under the lock.
+    fn put(&self, me: Member) {
+        let guard = self.lock.guard(&me);
+        let put = self.tally.is_open();
+        if put {
+            self.puts.fetch_add(1, SeqCst);
+        }
+        drop(guard);
+        if put {
+            self.items.ring(1);
+        }
+    }
+
+    /// As `Queue::shutdown`.
+    fn shutdown(&self, me: Member, taken: Option<u64>) {
+        let guard = self.lock.guard(&me);
+        self.tally.end(taken.is_some(), taken.unwrap_or(0));
+        drop(guard);
+        self.items.ring(u32::MAX);
+        self.tally.ring();
+    }
+
+    /// As `Queue::get`, of a queue in which nothing is taken: whether there was an item.
+    fn get(&self) -> bool {
+        loop {
+            let is_open = self.tally.is_open();
+            let any = self.puts.load(SeqCst) > 0;
+            if any || !is_open {
+                return any;
+            }
+            let ready = || self.puts.load(SeqCst) > 0 || !self.tally.is_open();
+            self.items.wait(ready, None).unwrap();
+        }
+    }
+}
+
+fn shutdown_wakes() {
+    let work = |me: Member, queue: &Ending| {
+        if me.0 == 1 {
+            queue.put(me);
+        } else if !queue.get() {
+            assert_eq!(queue.puts.load(SeqCst), 0, "an item after the end");
+        }
+    };
+    all(3, Ending::new(0), work, |me, queue| {
+        queue.shutdown(me, None)
+    });
+}
+
+/// Three were put and two taken, of which one is done: the shutdown makes the other the last.
+fn shutdown_joins() {
+    let queue = Ending::new(3);
+    assert!(queue.tally.task_done(3));
+    let work = |me: Member, queue: &Ending| {
+        if me.0 == 1 {
+            assert!(queue.tally.task_done(3));
+        } else {
+            queue.tally.join(|| queue.puts.load(SeqCst), None).unwrap();
+        }
+    };
+    all(2, queue, work, |me, queue| queue.shutdown(me, Some(2)));
 }

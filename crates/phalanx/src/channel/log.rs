@@ -412,13 +412,22 @@ impl Log {
     /// # Errors
     /// `is_corrupt`.
     pub fn len(&self, arena: &Arena) -> Result<u64> {
+        self.settled(arena, |puts, gets| puts.saturating_sub(gets))
+    }
+
+    /// Calls `look` with the numbers of messages ever put and taken, exact, while nobody puts or
+    /// takes any.
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    pub(crate) fn settled<T>(&self, arena: &Arena, look: impl FnOnce(u64, u64) -> T) -> Result<T> {
         let _producers = self.producers.0.lock.guard(arena);
         if self.producers.0.tail.load(Relaxed) != 0 {
             self.repair_tail(arena)?;
         }
         let _consumers = self.consumers.0.lock.guard(arena);
         self.repair_head(arena)?;
-        Ok(self.puts().saturating_sub(self.gets()))
+        Ok(look(self.puts(), self.gets()))
     }
 
     /// How many messages were ever put.

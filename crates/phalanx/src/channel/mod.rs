@@ -7,6 +7,7 @@ pub mod message;
 pub mod pipe;
 pub mod queue;
 mod segment;
+pub(crate) mod tally;
 #[cfg(test)]
 mod tests;
 mod watch;

@@ -1,14 +1,15 @@
 //! A queue: a log with a bound on its length, and consumers and producers that sleep.
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::bell::Bell;
 use super::log::{Log, Patience, Pushed};
 use super::message::{Letter, Message, Taken};
+use super::tally::{Phase, Tally};
 use super::watch::{Watch, Watches};
 use crate::arena::{Arena, Buffer, Shareable, Shared};
 use crate::error::{Error, Kind, Result};
@@ -23,10 +24,15 @@ pub struct QueueCore {
     bound: u64,
     items: Bell,
     room: Bell,
-    /// Messages that were reported as done.
-    done: AtomicU64,
-    all_done: Bell,
+    tally: Tally,
     watches: Watches,
+}
+
+impl QueueCore {
+    /// Whether a `get` would have to wait now, as far as the counters say.
+    fn is_idle(&self) -> bool {
+        self.log.is_empty() && self.tally.is_open()
+    }
 }
 
 // SAFETY: repr(C), atomics and a constant; `log` survives the death of its users, and the bells
@@ -41,14 +47,16 @@ unsafe impl Shareable for QueueCore {
 
     const MINDS_DEATHS: bool = true;
 
-    /// The dead member may have put an item and told nobody, or have been woken for one and never
-    /// have taken it.
+    /// The dead member may have put an item or shut the queue and told nobody, or have been woken
+    /// for an item and never have taken it.
     fn peer_died(&self, arena: &Arena) {
         // A damaged log is reported to whoever uses it next.
         let _ = self.log.settle(arena);
-        self.items.ring(1);
-        self.room.ring(1);
-        self.watches.ring(arena, || self.log.is_empty());
+        let sleepers = if self.tally.is_open() { 1 } else { u32::MAX };
+        self.items.ring(sleepers);
+        self.room.ring(sleepers);
+        self.tally.ring();
+        self.watches.ring(arena, || self.is_idle());
     }
 }
 
@@ -83,8 +91,7 @@ impl Queue {
             bound: bound.unwrap_or(u64::MAX),
             items: Bell::new(),
             room: Bell::new(),
-            done: AtomicU64::new(0),
-            all_done: Bell::new(),
+            tally: Tally::new(),
             watches: Watches::new(),
         })?))
     }
@@ -120,8 +127,8 @@ impl Queue {
     /// Puts a message, waiting for room until `deadline` (`None`: for ever).
     ///
     /// # Errors
-    /// `is_full` when the deadline passes, `is_interrupted`, `is_arena_full`; the letter may then be
-    /// put again.
+    /// `is_closed` if the queue was shut, `is_full` when the deadline passes, `is_interrupted`,
+    /// `is_arena_full`; the letter may then be put again.
     pub fn put(&self, letter: &mut Letter<'_>, deadline: Option<Instant>) -> Result<()> {
         while !self.try_put(letter, Patience::Wait)? {
             self.wait_for_room(deadline)?;
@@ -130,19 +137,19 @@ impl Queue {
     }
 
     /// Puts a message if there is room for it now (and, with [`Patience::Now`], nobody else puts
-    /// one this moment).
+    /// one this moment). There is no room in a queue that was shut.
     ///
     /// # Errors
     /// `is_arena_full`.
     #[inline]
     pub fn try_put(&self, letter: &mut Letter<'_>, patience: Patience) -> Result<bool> {
         let core = &*self.core;
-        let room = |count: u64, _bytes: u64| count < core.bound;
+        let room = |count: u64, _bytes: u64| count < core.bound && core.tally.is_open();
         let put = matches!(core.log.push(letter, patience, room)?, Pushed::Number(_));
         if put {
             crash_point!("queue.put_unrung");
             core.items.ring(1);
-            core.watches.ring(self.core.arena(), || core.log.is_empty());
+            core.watches.ring(self.core.arena(), || core.is_idle());
         }
         Ok(put)
     }
@@ -150,12 +157,18 @@ impl Queue {
     /// Waits until there may be room.
     ///
     /// # Errors
-    /// `is_full` when the deadline passes, `is_interrupted`.
+    /// `is_closed` if the queue was shut, `is_full` when the deadline passes, `is_interrupted`.
     pub fn wait_for_room(&self, deadline: Option<Instant>) -> Result<()> {
         let core = &*self.core;
+        if !core.tally.is_open() {
+            return Err(shut_error());
+        }
         // A consumer that was killed may have left the count too high.
         core.log.settle(self.core.arena())?;
-        let ready = || core.log.puts().saturating_sub(core.log.gets()) < core.bound;
+        let ready = || {
+            let count = core.log.puts().saturating_sub(core.log.gets());
+            count < core.bound || !core.tally.is_open()
+        };
         core.room.wait(ready, deadline).map_err(|error| {
             if error.is_timeout() {
                 Error::new(
@@ -171,7 +184,8 @@ impl Queue {
     /// Takes the oldest message, waiting for one until `deadline` (`None`: for ever).
     ///
     /// # Errors
-    /// `is_empty` when the deadline passes, `is_interrupted`, `is_corrupt`.
+    /// `is_closed` if the queue was shut and has nothing more, `is_empty` when the deadline passes,
+    /// `is_interrupted`, `is_corrupt`.
     pub fn get(&self, deadline: Option<Instant>) -> Result<Message> {
         loop {
             if let Some(message) = self.try_get()? {
@@ -190,7 +204,7 @@ impl Queue {
         if message.is_some() {
             self.taken();
         }
-        Ok(message)
+        Ok(message.filter(|message| !self.core.tally.is_discarded(message.number)))
     }
 
     /// The fast form of [`Queue::try_get`]: copies the message's inline bytes over `bytes`.
@@ -199,11 +213,16 @@ impl Queue {
     /// `is_corrupt`.
     #[inline]
     pub fn try_get_into(&self, bytes: &mut Vec<u8>, patience: Patience) -> Result<Option<Taken>> {
-        let taken = self.core.log.pop_into(self.core.arena(), bytes, patience)?;
-        if taken.is_some() {
-            self.taken();
+        let arena = self.core.arena();
+        let Some(taken) = self.core.log.pop_into(arena, bytes, patience)? else {
+            return Ok(None);
+        };
+        self.taken();
+        if self.core.tally.is_discarded(taken.number) {
+            // Takes over its buffers and frees them.
+            return taken.into_message(arena, Vec::new()).map(|_| None);
         }
-        Ok(taken)
+        Ok(Some(taken))
     }
 
     #[inline]
@@ -224,12 +243,12 @@ impl Queue {
         if let Some(watch) = &*self.watch.lock().unwrap_or_else(PoisonError::into_inner)
             && watch.is_own(arena)
         {
-            watch.settle(&core.watches, arena, || core.log.is_empty());
+            watch.settle(&core.watches, arena, || core.is_idle());
         }
     }
 
     /// A descriptor that is readable while there is something to take, as far as this process
-    /// knows: another consumer may be faster. Closed with the queue's last clone in this process.
+    /// knows (another consumer may be faster), and once the queue was shut. Closed with the queue's last clone in this process.
     ///
     /// # Errors
     /// `is_full` if as many processes as possible poll this queue, or the system's.
@@ -244,20 +263,26 @@ impl Queue {
         let Some(own) = watch.as_ref() else {
             return Err(Error::corrupt("a queue's watch"));
         };
-        own.settle(&core.watches, arena, || core.log.is_empty());
+        own.settle(&core.watches, arena, || core.is_idle());
         Ok(own.fd().as_raw_fd())
     }
 
     /// Waits until there may be something to take.
     ///
     /// # Errors
-    /// `is_empty` when the deadline passes, `is_interrupted`.
+    /// `is_closed` if the queue was shut and has nothing more, `is_empty` when the deadline passes,
+    /// `is_interrupted`.
     pub fn wait_for_item(&self, deadline: Option<Instant>) -> Result<()> {
         let core = &*self.core;
-        // A producer that was killed may have left the count too low.
-        core.log.settle(self.core.arena())?;
+        // Before the count: nothing is put after it.
+        let is_open = core.tally.is_open();
+        // Exact: a producer that was killed may have left the count too low.
+        let len = self.len()?;
+        if !is_open {
+            return if len > 0 { Ok(()) } else { Err(shut_error()) };
+        }
         core.items
-            .wait(|| !core.log.is_empty(), deadline)
+            .wait(|| !core.is_idle(), deadline)
             .map_err(|error| {
                 if error.is_timeout() {
                     Error::new(Kind::Empty, "the queue is empty")
@@ -272,7 +297,54 @@ impl Queue {
     /// # Errors
     /// `is_corrupt`.
     pub fn len(&self) -> Result<u64> {
-        self.core.log.len(self.core.arena())
+        let core = &*self.core;
+        core.log.settled(self.core.arena(), |puts, gets| {
+            if matches!(core.tally.phase(), Phase::Discarded { .. }) {
+                0
+            } else {
+                puts.saturating_sub(gets)
+            }
+        })
+    }
+
+    /// Whether a `get` would return or fail at once.
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    pub fn is_ready(&self) -> Result<bool> {
+        Ok(self.is_shut() || !self.is_empty()?)
+    }
+
+    /// Ends the queue for everybody: from now on each `put` fails by `is_closed`, and each `get` as
+    /// soon as the queue is empty. With `discard` it is so at once: what nobody has taken is thrown
+    /// away and counts as done. Wakes all who wait. Not to be undone; again, with `discard`, it
+    /// throws away what is left.
+    ///
+    /// A process killed in the middle of it leaves the queue open or shut, as if it had not begun
+    /// or had finished.
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    pub fn shutdown(&self, discard: bool) -> Result<()> {
+        let core = &*self.core;
+        let arena = self.core.arena();
+        core.log
+            .settled(arena, |_, gets| core.tally.end(discard, gets))?;
+        crash_point!("queue.shut_unrung");
+        core.items.ring(u32::MAX);
+        core.room.ring(u32::MAX);
+        core.tally.ring();
+        core.watches.ring(arena, || core.is_idle());
+        if discard {
+            // Only to give the memory back: nobody gets these any more.
+            while core.log.pop(arena)?.is_some() {}
+        }
+        Ok(())
+    }
+
+    /// Whether the queue was shut, by whomever.
+    pub fn is_shut(&self) -> bool {
+        !self.core.tally.is_open()
     }
 
     /// Whether there is nothing in the queue.
@@ -298,41 +370,32 @@ impl Queue {
     /// # Errors
     /// `is_invalid` if all messages ever put have been reported already.
     pub fn task_done(&self) -> Result<()> {
-        let core = &*self.core;
-        let puts = core.log.puts();
-        let next = |done: u64| (done < puts).then(|| done + 1);
-        match core.done.fetch_update(SeqCst, Relaxed, next) {
-            Ok(before) if before + 1 == puts => core.all_done.ring(u32::MAX),
-            Ok(_) => {}
-            Err(_) => {
-                return Err(Error::new(
-                    Kind::Invalid,
-                    "task_done() was called more often than there were items put",
-                ));
-            }
+        if self.core.tally.task_done(self.core.log.puts()) {
+            return Ok(());
         }
-        Ok(())
+        Err(Error::new(
+            Kind::Invalid,
+            "task_done() was called more often than there were items put",
+        ))
     }
 
     /// Messages that were put and not yet reported as done.
     pub fn unfinished(&self) -> u64 {
-        let done = self.core.done.load(Acquire);
-        self.core.log.puts().saturating_sub(done)
+        self.core.tally.unfinished(self.core.log.puts())
     }
 
-    /// Waits until every message ever put has been reported as done.
+    /// Waits until every message ever put has been reported as done, or was thrown away.
     ///
     /// # Errors
     /// `is_timeout`, `is_interrupted`.
     pub fn join(&self, deadline: Option<Instant>) -> Result<()> {
         self.core.log.settle(self.core.arena())?;
-        while self.unfinished() > 0 {
-            self.core
-                .all_done
-                .wait(|| self.unfinished() == 0, deadline)?;
-        }
-        Ok(())
+        self.core.tally.join(|| self.core.log.puts(), deadline)
     }
+}
+
+fn shut_error() -> Error {
+    Error::new(Kind::Closed, "the queue was shut down")
 }
 
 impl Drop for Queue {

@@ -93,6 +93,41 @@ impl<T> Queue<T> {
         self.raw.bound()
     }
 
+    /// Ends the queue for everybody, for ever: each `put` fails from now on, and each `get` once the
+    /// queue is empty. Whoever waits now, in any process, is woken.
+    ///
+    /// ```
+    /// # fn main() -> phalanx::Result<()> {
+    /// let queue = phalanx::Queue::new()?;
+    /// queue.put(1)?;
+    /// queue.close()?;
+    /// assert!(queue.put(2).unwrap_err().is_closed());
+    /// assert_eq!(queue.get()?, 1);
+    /// assert!(queue.get().unwrap_err().is_closed());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    pub fn close(&self) -> Result<()> {
+        self.raw.shutdown(false)
+    }
+
+    /// As [`close`](Self::close), and throws away what is in the queue: no `get` succeeds any more,
+    /// and [`join`](Self::join) waits only for items that were taken before.
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    pub fn close_now(&self) -> Result<()> {
+        self.raw.shutdown(true)
+    }
+
+    /// Whether the queue was closed, by any process.
+    pub fn is_closed(&self) -> bool {
+        self.raw.is_shut()
+    }
+
     /// Says that the work on one item that was taken is done; see [`join`](Self::join).
     ///
     /// # Errors
@@ -101,7 +136,8 @@ impl<T> Queue<T> {
         self.raw.task_done()
     }
 
-    /// Waits until [`task_done`](Self::task_done) was called once for each item ever put.
+    /// Waits until [`task_done`](Self::task_done) was called once for each item ever put, but for
+    /// those that [`close_now`](Self::close_now) threw away.
     ///
     /// Waits for ever if a process died between taking an item and saying so.
     ///
@@ -125,8 +161,8 @@ impl<T: Serialize> Queue<T> {
     /// Puts an item; waits for room in a bounded queue, for ever if nobody takes.
     ///
     /// # Errors
-    /// [`Undelivered`], with the item: `is_arena_full`, `is_unsupported` if the type cannot be
-    /// sent.
+    /// [`Undelivered`], with the item: `is_closed`, `is_arena_full`, `is_unsupported` if the type
+    /// cannot be sent.
     pub fn put(&self, item: T) -> Result<(), Undelivered<T>> {
         self.put_until(item, None)
     }
@@ -158,10 +194,10 @@ impl<T: Serialize> Queue<T> {
 }
 
 impl<T: DeserializeOwned> Queue<T> {
-    /// Takes the oldest item; waits for one, for ever if nobody puts.
+    /// Takes the oldest item; waits for one, for ever if nobody puts and the queue stays open.
     ///
     /// # Errors
-    /// What a shared object in the item says (`is_gone`); `is_corrupt`. The item is lost then.
+    /// `is_closed` once a closed queue is empty. What a shared object in the item says (`is_gone`); `is_corrupt`. The item is lost then.
     pub fn get(&self) -> Result<T> {
         self.get_until(None)
     }
@@ -171,6 +207,14 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn try_get(&self) -> Result<Option<T>> {
+        match self.get_until(Some(Instant::now())) {
+            Ok(item) => Ok(Some(item)),
+            Err(error) if error.is_empty() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take(&self) -> Result<Option<T>> {
         codec::receive(self.raw.core().arena(), |bytes| {
             self.raw.try_get_into(bytes, Patience::Wait)
         })
@@ -186,7 +230,7 @@ impl<T: DeserializeOwned> Queue<T> {
 
     fn get_until(&self, deadline: Option<Instant>) -> Result<T> {
         loop {
-            if let Some(item) = self.try_get()? {
+            if let Some(item) = self.take()? {
                 return Ok(item);
             }
             retry(|| self.raw.wait_for_item(deadline))?;
