@@ -5,6 +5,8 @@ mod buffer;
 mod codec;
 mod connection;
 mod error;
+#[cfg(not(feature = "abi3"))]
+mod hot;
 mod large;
 mod pool;
 mod process;

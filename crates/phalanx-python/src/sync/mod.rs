@@ -8,6 +8,8 @@ mod condition;
 mod guarding;
 mod lock;
 mod meeting;
+#[cfg(not(feature = "abi3"))]
+mod quick;
 mod semaphore;
 
 use std::sync::OnceLock;
@@ -154,5 +156,8 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<semaphore::BoundedSemaphore>()?;
     module.add_class::<condition::Condition>()?;
     module.add_class::<meeting::Event>()?;
-    module.add_class::<meeting::Barrier>()
+    module.add_class::<meeting::Barrier>()?;
+    #[cfg(not(feature = "abi3"))]
+    quick::register(py)?;
+    Ok(())
 }

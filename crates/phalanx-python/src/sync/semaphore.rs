@@ -9,14 +9,14 @@ use super::{Args, Kwargs, Object, Patience, home, patience, waiting};
 /// A counter of permits: the base of `phalanx.synchronize.Semaphore`.
 #[pyclass(frozen, subclass, module = "phalanx._phalanx")]
 pub(crate) struct Semaphore {
-    object: Object<sync::Semaphore>,
+    pub(super) object: Object<sync::Semaphore>,
 }
 
 /// A counter with a maximum that knows its holders: the base of
 /// `phalanx.synchronize.BoundedSemaphore`. A `Semaphore` to `isinstance` alone.
 #[pyclass(frozen, subclass, extends = Semaphore, module = "phalanx._phalanx")]
 pub(crate) struct BoundedSemaphore {
-    object: Object<sync::BoundedSemaphore>,
+    pub(super) object: Object<sync::BoundedSemaphore>,
 }
 
 /// A semaphore's first value.
