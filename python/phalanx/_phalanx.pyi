@@ -304,6 +304,7 @@ class PoolHub:
         iterable: Iterable[Any],
         chunksize: int,
         ordered: bool,
+        window: int | None = None,
     ) -> _Iterator: ...
     def put_tasks(
         self,

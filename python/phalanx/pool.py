@@ -676,20 +676,30 @@ class Pool:
         return iterable, chunksize
 
     def imap(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        buffersize: int | None = None,
     ) -> Iterator[Any]:
         """An iterator over ``func(item) for item in iterable``, in order.
 
-        The iterable is read as results are taken, some hundreds ahead. An error of an item, or of
-        the iterable, is raised in its place.
+        The iterable is read as results are taken, some hundreds ahead; with ``buffersize``, never
+        more than so many items ahead of the results that were taken, for which chunks are made
+        smaller if need be, and no further once the iterator was dropped or the pool is joined. An
+        error of an item, or of the iterable, is raised in its place.
         """
-        return self._imap(IMapIterator, func, iterable, chunksize)
+        return self._imap(IMapIterator, func, iterable, chunksize, buffersize)
 
     def imap_unordered(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        buffersize: int | None = None,
     ) -> Iterator[Any]:
         """As `imap`, but results come in the order in which they are ready."""
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize)
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, buffersize)
 
     def _imap(
         self,
@@ -697,15 +707,29 @@ class Pool:
         func: Callable[[Any], Any],
         iterable: Iterable[Any],
         chunksize: int,
+        buffersize: int | None,
     ) -> Iterator[Any]:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")
+        window = None
+        if buffersize is not None:
+            chunksize, window = self._narrow(chunksize, buffersize)
         ordered = result_class._ordered
-        result = self._hub.imap(result_class, self, func, iterable, chunksize, ordered)
+        result = self._hub.imap(result_class, self, func, iterable, chunksize, ordered, window)
         if chunksize == 1:
             return result
         return (item for chunk in result for item in chunk)
+
+    def _narrow(self, chunksize: int, buffersize: int) -> tuple[int, int]:
+        """The items in a chunk and the chunks read ahead for at most ``buffersize`` items."""
+        if not isinstance(buffersize, int):
+            raise TypeError(f"buffersize must be an int or None, not {buffersize!r}")
+        if buffersize < 1:
+            raise ValueError(f"buffersize must be 1 or more, or None, not {buffersize!r}")
+        # A chunk for each worker, and one that has been taken, but for an item perhaps.
+        chunksize = max(1, min(chunksize, (buffersize + 1) // (max(len(self._pool), 1) + 1)))
+        return chunksize, (buffersize + 1) // chunksize - 1
 
     @staticmethod
     def _get_tasks(

@@ -485,11 +485,10 @@ def test_a_large_function_is_loaded_once_in_each_worker(pool):
     assert set(loads.values()) <= {1, 2}
 
 
-def test_state_of_a_small_callable_is_not_shared_by_tasks(any_pool):
-    if isinstance(any_pool, ThreadPool):
-        pytest.skip("threads share the object itself")
+def test_state_of_a_small_callable_is_not_shared_by_tasks(pool):
+    # Threads would share the object itself.
     counting = Counting()
-    assert any_pool.map(counting, range(6), 1) == [1] * 6
+    assert pool.map(counting, range(6), 1) == [1] * 6
     assert counting.calls == 0
 
 

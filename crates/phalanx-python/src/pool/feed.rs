@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Acquire;
 
 use phalanx::os::futex;
 use phalanx::pool::Function;
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyTuple};
 
@@ -46,6 +46,10 @@ pub(super) struct Flow {
     pub(super) taken: u64,
     /// Unread results do not count: nobody will read them soon, but all tasks have to be done.
     pub(super) eager: bool,
+    /// See [`Source::strict`].
+    pub(super) strict: bool,
+    /// Nothing more is read: the results of a strict source have no reader.
+    pub(super) stopped: bool,
 }
 
 /// Where the parts of a call come from.
@@ -57,6 +61,8 @@ pub(super) struct Source {
     pub(super) window: u64,
     /// It may block: only a thread of its own reads it.
     pub(super) foreign: bool,
+    /// The program has set the window: it is kept to the last task, whatever else would be better.
+    pub(super) strict: bool,
 }
 
 /// What is read.
@@ -91,16 +97,21 @@ impl Target {
 }
 
 impl Flow {
-    /// Whether another task may go, for `workers` workers.
-    pub(super) fn has_room(&self, window: u64, workers: usize) -> bool {
-        let floor = 2 * workers as u64 + 2;
+    /// Tasks whose results have not come or, as a rule, have not been taken.
+    fn under_way(&self) -> u64 {
         let settled = if self.eager {
             self.delivered
         } else {
             self.taken
         };
-        let under_way = self.fed.saturating_sub(settled);
-        if under_way < floor {
+        self.fed.saturating_sub(settled)
+    }
+
+    /// Whether another task may go, for `workers` workers.
+    pub(super) fn has_room(&self, window: u64, workers: usize) -> bool {
+        let floor = 2 * workers as u64 + 2;
+        let under_way = self.under_way();
+        if under_way < floor.min(window) {
             return true;
         }
         let average = |bytes: u64, count: u64| bytes.checked_div(count).unwrap_or(0).max(1);
@@ -109,14 +120,24 @@ impl Flow {
         under_way < window && under_way < BYTES / in_bytes
     }
 
-    /// Whether half of the window is free: a good time to hand over more.
+    /// Whether half of the window is free: a good time to hand over more. A strict window may be so
+    /// narrow that workers would go idle meanwhile: there each free place is.
     pub(super) fn is_low(&self) -> bool {
-        let settled = if self.eager {
-            self.delivered
+        let low = if self.strict {
+            self.window.saturating_sub(1)
         } else {
-            self.taken
+            self.window / 2
         };
-        self.fed.saturating_sub(settled) <= self.window / 2
+        self.under_way() <= low
+    }
+
+    /// From here on unread results do not hold the call up; a strict one is read no further.
+    pub(super) fn give_up_reader(&mut self) {
+        if self.strict {
+            self.stopped = true;
+        } else {
+            self.eager = true;
+        }
     }
 }
 
@@ -132,6 +153,7 @@ impl Hub {
         {
             let mut flow = job.flow();
             flow.window = source.window;
+            flow.strict = source.strict;
             flow.source = Some(source);
         }
         if foreign {
@@ -150,6 +172,10 @@ impl Hub {
         };
         loop {
             if job.has_ended() {
+                return self.end_feeding(py, job, source.index);
+            }
+            if job.flow().stopped {
+                self.stop_reading(py, job, &mut source)?;
                 return self.end_feeding(py, job, source.index);
             }
             if !job.flow().has_room(source.window, self.size()) {
@@ -175,6 +201,10 @@ impl Hub {
         };
         loop {
             self.wait_for_room(py, job, source.window)?;
+            if job.flow().stopped {
+                self.stop_reading(py, job, &mut source)?;
+                return self.end_feeding(py, job, source.index);
+            }
             if job.has_ended() || !self.feed_one(py, job, &mut source)? {
                 return self.end_feeding(py, job, source.index);
             }
@@ -186,7 +216,7 @@ impl Hub {
             let seen = job.room.load(Acquire);
             {
                 let mut flow = job.flow();
-                flow.pump_sleeps = !flow.has_room(window, self.size());
+                flow.pump_sleeps = !flow.stopped && !flow.has_room(window, self.size());
                 if !flow.pump_sleeps {
                     return Ok(());
                 }
@@ -272,6 +302,15 @@ impl Hub {
                 self.deliver(py, job, index, false, error.value(py).clone().into_any(), 0)
             }
         }
+    }
+
+    /// What a reader who comes all the same finds at the end, lest it takes that for the iterable's.
+    fn stop_reading(&self, py: Python<'_>, job: &Arc<Job>, source: &mut Source) -> PyResult<()> {
+        let error = PyRuntimeError::new_err(
+            "the pool was joined before all results of this call were taken: with buffersize, no \
+             more items are read then",
+        );
+        self.fail_reading(py, job, source, error).map(drop)
     }
 
     /// The iterable has failed: that is what its next item is, and there are no more.

@@ -256,11 +256,13 @@ impl PoolHub {
     }
 
     /// An iterator, an object of class `class_`, over `function(item) for item in iterable`; over
-    /// lists of `chunksize` of them if that is not 1.
+    /// lists of `chunksize` of them if that is not 1. Reads at most `window` such ahead, some
+    /// hundreds if that is None.
     #[allow(
         clippy::too_many_arguments,
         reason = "the arguments of a Python method"
     )]
+    #[pyo3(signature = (class_, pool, function, iterable, chunksize, ordered, window=None))]
     fn imap<'py>(
         &self,
         py: Python<'py>,
@@ -270,6 +272,7 @@ impl PoolHub {
         iterable: &Bound<'py, PyAny>,
         chunksize: usize,
         ordered: bool,
+        window: Option<u64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let job = self.open(py, Job::items(Hub::new_id(), ordered), Some(pool))?;
         let result = class_.call_method1("__new__", (class_,))?;
@@ -287,8 +290,9 @@ impl PoolHub {
                     chunk: chunksize,
                 },
                 index: 0,
-                window: (WINDOW / chunksize.max(1) as u64).max(floor),
+                window: window.unwrap_or((WINDOW / chunksize.max(1) as u64).max(floor)),
                 foreign: !is_tame(iterable),
+                strict: window.is_some(),
             })
         })?;
         self.watch_over(py, &job)?;
@@ -327,6 +331,7 @@ impl PoolHub {
             index: 0,
             window: WINDOW,
             foreign: true,
+            strict: false,
         };
         self.hub.begin_feeding(py, &job, source)?;
         self.watch_over(py, &job)
@@ -499,6 +504,7 @@ fn map_source(
         index: 0,
         window: u64::MAX,
         foreign: false,
+        strict: false,
     })
 }
 

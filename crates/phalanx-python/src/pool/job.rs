@@ -230,9 +230,9 @@ impl Job {
         low
     }
 
-    /// From here on unread results do not hold the call up.
+    /// Results may stay unread from here on: see [`Flow::give_up_reader`].
     pub(super) fn make_eager(&self) {
-        self.flow().eager = true;
+        self.flow().give_up_reader();
         self.wake_pump();
     }
 

@@ -295,7 +295,8 @@ impl Drop for PoolIterator {
         if let Some(ties) = self.ties.get()
             && !self.ended.load(Relaxed)
         {
-            // All tasks are done all the same, but their results are let go.
+            // All tasks are done all the same, but their results are let go; with a buffersize, those
+            // that were read.
             ties.job.discard();
             ties.job.make_eager();
         }
