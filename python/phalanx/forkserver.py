@@ -107,14 +107,16 @@ class ForkServer:
         arena = _phalanx.arena_fd()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = (
-                f"from {__name__} import main; "
-                f"main({theirs.fileno()}, {arena}, {self._preload_modules!r}, "
-                f"sys_path={sys.path!r}, installed={_install.is_installed()}, **{main!r})"
-            )
             exe = spawn.get_executable()
-            args = [exe, *util._args_from_interpreter_flags(), "-c", command]
-            self._forkserver_pid = util.spawnv_passfds(exe, args, [theirs.fileno(), arena])
+            with util.HeldInterrupt() as held:
+                command = (
+                    f"from {__name__} import main; "
+                    f"main({theirs.fileno()}, {arena}, {self._preload_modules!r}, "
+                    f"sys_path={sys.path!r}, installed={_install.is_installed()}, "
+                    f"interrupt_held={held}, **{main!r})"
+                )
+                args = [exe, *util._args_from_interpreter_flags(), "-c", command]
+                self._forkserver_pid = util.spawnv_passfds(exe, args, [theirs.fileno(), arena])
         self._forkserver_alive_fd = ours.detach()
 
     def start(
@@ -171,6 +173,7 @@ def main(
     preload: Sequence[str],
     sys_path: list[str] | None = None,
     installed: bool = False,
+    interrupt_held: bool = False,
     init_main_from_path: str | None = None,
     init_main_from_name: str | None = None,
 ) -> None:
@@ -179,7 +182,9 @@ def main(
     Args:
         control: the socket on which requests come.
         arena: the family's memory, for preloaded modules that make shared objects.
+        interrupt_held: whether this process began with Ctrl-C held back.
     """
+    util.hold_interrupt(interrupt_held)
     os.set_inheritable(control, False)
     _phalanx.join_later(arena)
     # Ctrl-C is for the children; and their ends have to be seen, also if this process was started
@@ -191,6 +196,7 @@ def main(
             (_signal.SIGCHLD, _signal.SIG_DFL),
         )
     }
+    util.release_interrupt()
     if sys_path is not None:
         sys.path[:] = sys_path
     if installed:
@@ -246,6 +252,7 @@ def _be_child(zygote: Any, handlers: dict[int, Any]) -> None:
         request = zygote.receive()
         if request is None:
             os._exit(0)
+        util.hold_interrupt()
         for number, handler in handlers.items():
             _signal.signal(number, handler)
         popen_fork.prepare_forked()

@@ -212,10 +212,34 @@ def worker(
     """What a worker does: take tasks until there are no more, or ``maxtasks`` of them."""
     if maxtasks is not None and not (isinstance(maxtasks, int) and maxtasks >= 1):
         raise AssertionError(f"maxtasks must be None or a positive int, not {maxtasks!r}")
-    if not isinstance(inqueue, _phalanx.PoolEnd):
-        _serve_queues(inqueue, outqueue, initializer, initargs, maxtasks, wrap_exception)
-        return
-    seat = inqueue.enter()
+    held = False
+    try:
+        try:
+            held = util.release_interrupt()
+        except KeyboardInterrupt:
+            held = True  # it came before there was anything to interrupt
+        if isinstance(inqueue, _phalanx.PoolEnd):
+            _serve_pool(inqueue, initializer, initargs, maxtasks, wrap_exception)
+        else:
+            _serve_queues(inqueue, outqueue, initializer, initargs, maxtasks, wrap_exception)
+    except KeyboardInterrupt:
+        if not held:
+            raise
+        # The program has had it, too, and says so: one traceback is enough.
+        sys.exit(1)
+    finally:
+        util.hold_interrupt(held)
+
+
+def _serve_pool(
+    end: _phalanx.PoolEnd,
+    initializer: Callable[..., object] | None,
+    initargs: Iterable[Any],
+    maxtasks: int | None,
+    wrap_exception: bool,
+) -> None:
+    """The worker's loop over the pool's own channels."""
+    seat = end.enter()
     if initializer is not None:
         try:
             initializer(*initargs)
@@ -394,7 +418,7 @@ class Pool:
         self._taskqueue = _TaskQueue(self._hub)
         try:
             self._repopulate_pool()
-        except Exception:
+        except BaseException:
             for process in self._pool:
                 if process.exitcode is None:
                     process.terminate()
@@ -481,7 +505,7 @@ class Pool:
             args = (inqueue, outqueue, initializer, initargs, maxtasksperchild, wrap_exception)
             process = Process(ctx, target=worker, args=args)
             process.name = process.name.replace("Process", "PoolWorker")
-            process.daemon = True
+            process.daemon = process._holds_interrupt = True
             process.start()
             pool.append(process)
             util.debug("added worker")

@@ -53,25 +53,27 @@ class Popen:
             from .resource_tracker import _resource_tracker
 
             _resource_tracker.reserve()
-        failure = _phalanx.memfd("phalanx-failure")
-        parent = os.getpid()
-        try:
-            self.pid = os.fork()
-        except BaseException:
-            os.close(failure)
-            raise
-        if self.pid == 0:
-            code = 1
+        with util.HeldInterrupt() as held:
+            failure = _phalanx.memfd("phalanx-failure")
+            parent = os.getpid()
             try:
-                if process_obj.daemon or process_obj._follows_parent:
-                    _phalanx.die_with_parent(parent)
-                prepare_forked()
-                _failure.use(failure)
-                code = process_obj._bootstrap(parent_sentinel=_phalanx.watch_process(parent))
-            finally:
-                end_forked(code)
-        self._member = _phalanx.last_fork_token()
-        self._watch(_phalanx.watch_process(self.pid), failure)
+                self.pid = os.fork()
+            except BaseException:
+                os.close(failure)
+                raise
+            if self.pid == 0:
+                code = 1
+                try:
+                    if process_obj.daemon or process_obj._follows_parent:
+                        _phalanx.die_with_parent(parent)
+                    util.hold_interrupt(held)
+                    prepare_forked()
+                    _failure.use(failure)
+                    code = process_obj._bootstrap(parent_sentinel=_phalanx.watch_process(parent))
+                finally:
+                    end_forked(code)
+            self._member = _phalanx.last_fork_token()
+            self._watch(_phalanx.watch_process(self.pid), failure)
 
     def _watch(self, sentinel: int, failure: int) -> None:
         """Keep the descriptors until this object is closed or collected."""

@@ -52,19 +52,21 @@ class Popen(popen_fork.Popen):
             fds.append(file := _phalanx.memfd("phalanx-process", payload))
             tracker = resource_tracker._resource_tracker.reserve()
             arena = _phalanx.arena_fd()
-            command = spawn.get_command_line(
-                pipe_handle=file,
-                tracker_fd=tracker[0],
-                parent_pid=os.getpid(),
-                arena_fd=arena,
-                member=member,
-                options=spawn.options_of(process_obj),
-                **dict(zip(("tracker_read", "tracker_permission"), tracker[1:])),
-            )
+            options = spawn.options_of(process_obj)
             passed = [file, arena, *tracker, *self._fds]
-            self.pid = util.spawnv_passfds(spawn.get_executable(), command, passed)
-            fds.append(sentinel := _phalanx.watch_process(self.pid))
-            self._watch(sentinel, file)
+            with util.HeldInterrupt() as held:
+                command = spawn.get_command_line(
+                    pipe_handle=file,
+                    tracker_fd=tracker[0],
+                    parent_pid=os.getpid(),
+                    arena_fd=arena,
+                    member=member,
+                    options=options | (spawn.INTERRUPT_HELD if held else 0),
+                    **dict(zip(("tracker_read", "tracker_permission"), tracker[1:])),
+                )
+                self.pid = util.spawnv_passfds(spawn.get_executable(), command, passed)
+                fds.append(sentinel := _phalanx.watch_process(self.pid))
+                self._watch(sentinel, file)
         except BaseException:
             for fd in fds:
                 os.close(fd)

@@ -72,6 +72,8 @@ class BaseProcess:
     _start_method: str | None = None
     # Whether the process ends with its parent though it is no daemon, and may have children.
     _follows_parent = False
+    # Whether Ctrl-C stays held back until `run` lets it in itself: see `util.release_interrupt`.
+    _holds_interrupt = False
     _popen: Popen | None
     _sentinel: int
 
@@ -329,6 +331,8 @@ class BaseProcess:
             util._name_log_records()
             util.info("child process calling self.run()")
             try:
+                if not self._holds_interrupt:
+                    util.release_interrupt()
                 self.run()
                 exitcode = 0
             finally:

@@ -38,6 +38,9 @@ _FORKING = "--multiprocessing-fork"
 # Bits of `options`, which a child has to know before it unpickles anything.
 _DAEMON = 1
 _INSTALL = 2
+_HOLDS_INTERRUPT = 4
+# The child began with Ctrl-C held back.
+INTERRUPT_HELD = 8
 
 
 # What `ResourceTracker.reserve` gave in the parent, for when this process imports that module.
@@ -100,7 +103,11 @@ def get_command_line(**kwds: Any) -> list[Any]:
 def options_of(process_obj: BaseProcess) -> int:
     """What a child has to know at once, as bits."""
     mortal = process_obj.daemon or process_obj._follows_parent
-    return (_DAEMON if mortal else 0) | (_INSTALL if _install.is_installed() else 0)
+    return (
+        (_DAEMON if mortal else 0)
+        | (_INSTALL if _install.is_installed() else 0)
+        | (_HOLDS_INTERRUPT if process_obj._holds_interrupt else 0)
+    )
 
 
 def spawn_main(
@@ -144,6 +151,8 @@ def become_child(
     failure_fd: int,
 ) -> None:
     """Take the place in the family that was reserved for this process."""
+    if options & INTERRUPT_HELD:
+        util.hold_interrupt()
     if options & _DAEMON:
         _phalanx.die_with_parent(killer)
     if options & _INSTALL:
@@ -156,6 +165,8 @@ def become_child(
     if module is not None and tracker:
         module._resource_tracker.inherit(tracker)
     _failure.use(failure_fd)
+    if not options & _HOLDS_INTERRUPT:
+        util.release_interrupt()
 
 
 def _main(fd: int, parent_sentinel: int) -> int:

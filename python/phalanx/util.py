@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import atexit
 import itertools
 import os
@@ -427,6 +428,53 @@ def _flush_std_streams() -> None:
             stream.flush()
         except (AttributeError, ValueError):  # there is none, or it is closed
             pass
+
+
+# -- Ctrl-C in the middle of a start ---------------------------------------------------------------
+
+# In a child: whether it began with Ctrl-C held back, and still has to let it in.
+_interrupt_held = False
+
+
+class HeldInterrupt:
+    """Holds Ctrl-C back in this thread, and in the processes that it starts, until it is left.
+
+    A process in the middle of its birth, or one that runs the fork hooks of others, has nobody to
+    raise KeyboardInterrupt to: it would only print a traceback. Entered, it tells whether Ctrl-C
+    was not held back before.
+    """
+
+    def __enter__(self) -> bool:
+        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
+        try:
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
+        except BaseException:  # it came just before
+            self.__exit__()
+            raise
+        return _interrupt_held or _signal.SIGINT not in self._before
+
+    def __exit__(self, *exc_info: object) -> None:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
+
+
+def hold_interrupt(held: bool = True) -> None:
+    """In a child: Ctrl-C is held back from here on, if the parent has not held it back itself."""
+    global _interrupt_held
+    _interrupt_held = held
+    if held:
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
+
+
+def release_interrupt() -> bool:
+    """In a child: let Ctrl-C in, if it was held back; whether it was.
+
+    KeyboardInterrupt if it came meanwhile.
+    """
+    global _interrupt_held
+    held, _interrupt_held = _interrupt_held, False
+    if held:
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
+    return held
 
 
 # -- starting an interpreter -----------------------------------------------------------------------

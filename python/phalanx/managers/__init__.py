@@ -185,7 +185,7 @@ class BaseManager:
         )
         ident = ":".join(str(i) for i in self._process._identity)
         self._process.name = f"{type(self).__name__}-{ident}"
-        self._process._follows_parent = True
+        self._process._follows_parent = self._process._holds_interrupt = True
         self._process.start()
         writer.close()
         self._address = self._wait_for_address(reader)
@@ -233,6 +233,7 @@ class BaseManager:
     ) -> None:
         # Ctrl-C is for the program; it shuts its managers down itself.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        util.release_interrupt()
         if initializer is not None:
             initializer(*initargs)
         server = cls._Server(registry, address, authkey, serializer)

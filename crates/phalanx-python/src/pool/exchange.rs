@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use phalanx::pool::{Function, Ticket};
-use pyo3::exceptions::{PyException, PyValueError};
+use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -145,9 +145,13 @@ impl Hub {
             let mut interrupted = None;
             let (success, value) = match decoded {
                 Ok(value) => (outcome == Outcome::Value, value),
-                Err(error) => {
-                    let value = unloadable(py, &error);
-                    interrupted = (!error.is_instance_of::<PyException>(py)).then_some(error);
+                Err(error) if error.is_instance_of::<PyException>(py) => {
+                    (false, unloadable(py, &error))
+                }
+                // A signal that came just then is no fault of the result's.
+                Err(signal) => {
+                    let value = signal.value(py).clone().into_any();
+                    interrupted = Some(signal);
                     (false, value)
                 }
             };
@@ -155,6 +159,11 @@ impl Hub {
                 Some(ticket) => {
                     // Without its job: it was failed before this came.
                     if let Some(job) = self.job(ticket.job) {
+                        if !success && value.is_instance_of::<PyKeyboardInterrupt>() {
+                            // Ctrl-C ends the call, not one item of it: a thread that no signal
+                            // interrupts would else wait for all the others.
+                            self.fail(py, &job, &value);
+                        }
                         self.deliver(py, &job, ticket.index, success, value, weight)?;
                     }
                 }

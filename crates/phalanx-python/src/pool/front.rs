@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use phalanx::pool::Parent;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyException, PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{
     PyDict, PyFrozenSet, PyIterator, PyList, PyRange, PySet, PyString, PyTuple, PyType,
@@ -87,7 +87,11 @@ impl PoolHub {
             Ok(source) => self.hub.begin_feeding(py, job, source),
             Err(error) => {
                 self.hub.fail(py, job, error.value(py).as_any());
-                Ok(())
+                if error.is_instance_of::<PyException>(py) {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
             }
         }
     }
@@ -98,8 +102,11 @@ impl PoolHub {
             return Ok(());
         }
         match self.hub.supervise_from_now(py) {
-            // There are no new threads at the interpreter's end. Who waits can do without.
-            Err(_) if !job.has_callbacks() => Ok(()),
+            // There are no new threads at the interpreter's end. Who waits can do without. What else
+            // is raised here comes from a signal.
+            Err(error) if error.is_instance_of::<PyRuntimeError>(py) && !job.has_callbacks() => {
+                Ok(())
+            }
             done => done,
         }
     }

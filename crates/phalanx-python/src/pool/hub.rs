@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use phalanx::arena::Arena;
 use phalanx::pool::Parent;
 use phalanx::sync::{MemberId, Members};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 
 use super::function::Outbox;
@@ -137,6 +137,15 @@ pub(super) fn this_thread() -> usize {
 
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets a KeyboardInterrupt that cannot be passed on here come once more.
+#[cold]
+fn interrupt_again(py: Python<'_>, error: &PyErr) {
+    if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+        // SAFETY: it may be called at any time; it marks the signal as arrived.
+        unsafe { pyo3::ffi::PyErr_SetInterrupt() };
+    }
 }
 
 impl Hub {
@@ -288,10 +297,12 @@ impl Hub {
         if job.has_callbacks() {
             if let Some((callback, value)) = job.take_callback(py) {
                 locked(&self.calls).push_back((Arc::clone(job), callback, value));
-                if self.supervise_from_now(py).is_ok() {
-                    self.poke();
-                } else {
-                    self.run_callbacks(py);
+                match self.supervise_from_now(py) {
+                    Ok(()) => self.poke(),
+                    Err(error) => {
+                        self.run_callbacks(py);
+                        interrupt_again(py, &error);
+                    }
                 }
                 return;
             }

@@ -10,9 +10,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use phalanx::os::futex;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -516,5 +517,25 @@ impl Items {
 
 /// The exception as an error; what is no exception is a TypeError, as with `raise`.
 pub(super) fn raise(exception: Bound<'_, PyAny>) -> PyErr {
-    PyErr::from_value(exception)
+    let py = exception.py();
+    let error = PyErr::from_value(exception);
+    if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+        own_interrupt(py).unwrap_or(error)
+    } else {
+        error
+    }
+}
+
+/// The KeyboardInterrupt of this process, if a worker's came from a Ctrl-C for all of them: it has no
+/// traceback of the worker. The system interrupts one process after the other, so it may be late, and
+/// would then hit the clean-up after the worker's.
+#[cold]
+fn own_interrupt(py: Python<'_>) -> Option<PyErr> {
+    (0..20).find_map(|_| {
+        let own = py.check_signals().err();
+        if own.is_none() {
+            py.detach(|| std::thread::sleep(Duration::from_millis(5)));
+        }
+        own
+    })
 }

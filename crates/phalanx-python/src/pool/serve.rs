@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use phalanx::arena::Shared;
 use phalanx::pool::{FunctionKey, PoolCore, Task, Worker};
-use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
+use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
@@ -127,6 +127,10 @@ impl PoolSeat {
         let packed = match self.call(py, task, bytes, loaded) {
             Ok(value) => match self.deliver(number, Outcome::Value, &value) {
                 Ok(()) => return Ok(()),
+                // An interruption is no fault of the value's.
+                Err(signal) if !signal.is_instance_of::<PyException>(py) => {
+                    pack_error(signal.into_value(py).bind(py).as_any(), None, wrap)?
+                }
                 Err(refused) => pack_error(refused.value(py).as_any(), Some(&value), false)?,
             },
             Err(error) => {

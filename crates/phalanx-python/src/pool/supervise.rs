@@ -1,6 +1,7 @@
 //! Threads of the pool's own: the supervisor, and those that read iterables. See `hub`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
@@ -20,11 +21,16 @@ pub(crate) struct PoolErrand {
     hub: Arc<Hub>,
     /// The job whose iterable is read; `None` for the supervisor.
     job: Option<Arc<Job>>,
+    /// Set by the thread when it begins, or by who gives up waiting for that.
+    begun: AtomicBool,
 }
 
 #[pymethods]
 impl PoolErrand {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        if self.begun.swap(true, SeqCst) {
+            return Ok(());
+        }
         match &self.job {
             None => self.hub.supervise(py),
             Some(job) => self.hub.pump(py, job),
@@ -36,14 +42,17 @@ impl Hub {
     /// Starts the supervisor if there is none.
     ///
     /// # Errors
-    /// The system's or the interpreter's refusal of a thread.
+    /// The system's or the interpreter's refusal of a thread, a RuntimeError; or what the handler of
+    /// a signal has raised meanwhile, whether or not the thread was started.
     pub(super) fn supervise_from_now(&self, py: Python<'_>) -> PyResult<()> {
         if self.supervised.swap(true, SeqCst) {
             return Ok(());
         }
-        self.start_errand(py, None).inspect_err(|_| {
+        let (begun, done) = self.start_errand(py, None);
+        if !begun {
             self.supervised.store(false, SeqCst);
-        })
+        }
+        done
     }
 
     /// Starts a thread that reads the job's iterable.
@@ -51,15 +60,28 @@ impl Hub {
     /// # Errors
     /// As [`Hub::supervise_from_now`].
     pub(super) fn read_from_now(&self, py: Python<'_>, job: &Arc<Job>) -> PyResult<()> {
-        self.start_errand(py, Some(Arc::clone(job)))
+        self.start_errand(py, Some(Arc::clone(job))).1
     }
 
-    fn start_errand(&self, py: Python<'_>, job: Option<Arc<Job>>) -> PyResult<()> {
+    /// Starts a thread; whether there is one, and what was raised. A signal's handler may raise while
+    /// Python waits for the thread to begin, so that the one does not tell the other.
+    fn start_errand(&self, py: Python<'_>, job: Option<Arc<Job>>) -> (bool, PyResult<()>) {
         let Some(hub) = self.me.upgrade() else {
-            return Ok(());
+            return (false, Ok(()));
         };
-        let errand = Bound::new(py, PoolErrand { hub, job })?;
-        self.front.start_thread.call1(py, (errand,)).map(drop)
+        let errand = PoolErrand {
+            hub,
+            job,
+            begun: AtomicBool::new(false),
+        };
+        let errand = match Bound::new(py, errand) {
+            Ok(errand) => errand,
+            Err(error) => return (false, Err(error)),
+        };
+        match self.front.start_thread.call1(py, (&errand,)) {
+            Ok(_) => (true, Ok(())),
+            Err(error) => (errand.get().begun.swap(true, SeqCst), Err(error)),
+        }
     }
 
     /// Lets the supervisor look.
