@@ -204,6 +204,14 @@ class Semaphore(_phalanx.Semaphore, SemLock):
     def __init__(self, value: int = 1, *, ctx: BaseContext | None) -> None:
         self._create(_is_fork_context(ctx), value)
 
+    # What a Condition asks of its lock. Nobody owns a permit: who says so is believed.
+
+    def _is_mine(self) -> bool:
+        return True
+
+    def _count(self) -> int:
+        return 1
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}(value={_value(self)})>"
 
@@ -253,7 +261,7 @@ def _nothing() -> int:
 
 
 class Condition(_phalanx.Condition):
-    """Waiting for a notification, under a lock."""
+    """Waiting for a notification, under a lock: an RLock by default, or a Lock or a semaphore."""
 
     def __init__(self, lock: Any = None, *, ctx: BaseContext | None) -> None:
         if lock is None:
@@ -273,6 +281,11 @@ class Condition(_phalanx.Condition):
 
     def __reduce__(self) -> Any:
         return _rebuild, (type(self), (*self._handle_for_pickle(), self._lock))
+
+    def locked(self) -> bool:
+        """Whether somebody holds the lock."""
+        locked: bool = self._lock.locked()
+        return locked
 
     @property
     def _sleeping_count(self) -> _Count:

@@ -98,8 +98,25 @@ class Permits(Line):
             self._give_back(current())
             self._serve()
 
+    def locked(self) -> bool:
+        """Whether somebody would have to wait."""
+        raise NotImplementedError
+
     def _is_mine(self, client: Client) -> bool:
         return False
+
+    # What a Condition needs of its lock, called under no mutex.
+
+    def _is_owned(self, client: Client) -> bool:
+        return self.locked()
+
+    def _release_all(self) -> int:
+        self.release()
+        return 1
+
+    def _acquire_again(self, count: int) -> None:
+        for _ in range(count):
+            self.acquire()
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -141,18 +158,6 @@ class Lock(Permits):
 
     def locked(self) -> bool:
         return self._holder is not None
-
-    # What a Condition needs of its lock, called under no mutex.
-
-    def _is_owned(self, client: Client) -> bool:
-        return self._holder is not None
-
-    def _release_all(self) -> int:
-        self.release()
-        return 1
-
-    def _acquire_again(self, count: int) -> None:
-        self.acquire()
 
     def __repr__(self) -> str:
         state = "locked" if self.locked() else "unlocked"
@@ -198,10 +203,6 @@ class RLock(Lock):
             self.release()
         return count
 
-    def _acquire_again(self, count: int) -> None:
-        for _ in range(count):
-            self.acquire()
-
 
 class Semaphore(Permits):
     """A counter that is never below zero. Nobody owns what it counts."""
@@ -235,6 +236,9 @@ class Semaphore(Permits):
 
     def get_value(self) -> int:
         return self._value
+
+    def locked(self) -> bool:
+        return self._value == 0
 
     def __repr__(self) -> str:
         return f"<manager {type(self).__name__} at {id(self):#x}: value={self._value}>"
@@ -282,10 +286,10 @@ class Condition(Line):
 
     def __init__(self, lock: Any = None) -> None:
         super().__init__()
-        self._lock: Lock = RLock() if lock is None else lock
-        if not isinstance(self._lock, Lock):
+        self._lock: Permits = RLock() if lock is None else lock
+        if not isinstance(self._lock, Permits):
             raise TypeError(
-                "a manager's Condition needs a Lock or RLock of the same manager, not"
+                "a manager's Condition needs a lock or semaphore of the same manager, not"
                 f" {type(lock).__name__}"
             )
 
@@ -294,6 +298,9 @@ class Condition(Line):
 
     def release(self) -> None:
         self._lock.release()
+
+    def locked(self) -> bool:
+        return self._lock.locked()
 
     def wait(self, timeout: float | None = None) -> bool:
         client = current()

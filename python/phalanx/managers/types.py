@@ -61,7 +61,7 @@ class IteratorProxy(BaseProxy):
 class AcquirerProxy(BaseProxy):
     """A lock or semaphore. It comes back when the process that holds it is gone."""
 
-    _exposed_: tuple[str, ...] = ("acquire", "release")
+    _exposed_: tuple[str, ...] = ("acquire", "release", "locked")
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> Any:
         args = (blocking,) if timeout is None else (blocking, timeout)
@@ -69,6 +69,9 @@ class AcquirerProxy(BaseProxy):
 
     def release(self) -> Any:
         return self._callmethod("release")
+
+    def locked(self) -> Any:
+        return self._callmethod("locked")
 
     def __enter__(self) -> Any:
         return self._callmethod("acquire")
@@ -83,7 +86,7 @@ class AcquirerProxy(BaseProxy):
 
 
 class ConditionProxy(AcquirerProxy):
-    _exposed_ = ("acquire", "release", "wait", "notify", "notify_all")
+    _exposed_ = ("acquire", "release", "locked", "wait", "notify", "notify_all")
 
     def wait(self, timeout: float | None = None) -> Any:
         return self._callmethod("wait", (timeout,))
@@ -324,11 +327,16 @@ _DICT_METHODS = (
     "__contains__",
     "__delitem__",
     "__getitem__",
+    "__ior__",
     "__iter__",
     "__len__",
+    "__or__",
+    "__reversed__",
+    "__ror__",
     "__setitem__",
     "clear",
     "copy",
+    "fromkeys",
     "get",
     "items",
     "keys",
@@ -523,9 +531,27 @@ def _counts(iterable: Any) -> Any:
 
 # Sets -----------------------------------------------------------------------------------------
 
+# The operators are for clients of the standard library; `SetProxy` has its own.
 _SET_METHODS = (
+    "__and__",
     "__contains__",
+    "__ge__",
+    "__gt__",
+    "__iand__",
+    "__ior__",
+    "__isub__",
+    "__iter__",
+    "__ixor__",
+    "__le__",
     "__len__",
+    "__lt__",
+    "__or__",
+    "__rand__",
+    "__ror__",
+    "__rsub__",
+    "__rxor__",
+    "__sub__",
+    "__xor__",
     "add",
     "clear",
     "copy",
@@ -544,6 +570,8 @@ _SET_METHODS = (
     "union",
     "update",
 )
+_BaseSetProxy: Any = MakeProxyType("SetProxy", _SET_METHODS)
+_BaseSetProxy._method_to_typeid_ = {"__iter__": "Iterator"}
 
 
 def _of_sets(name: str) -> Callable[..., Any]:
@@ -559,7 +587,7 @@ def _members(value: Any) -> Any:
     return value if isinstance(value, (set, frozenset)) else list(value)
 
 
-class SetProxy(MakeProxyType("SetProxy", _SET_METHODS)):  # type: ignore[misc]
+class SetProxy(_BaseSetProxy):  # type: ignore[misc]
     """A set."""
 
     difference = _of_sets("difference")
