@@ -43,10 +43,7 @@ class Popen(popen_fork.Popen):
         return len(self._fds) - 1
 
     def _launch(self, process_obj: BaseProcess) -> None:
-        data = spawn.get_preparation_data(process_obj._name)
-        # A child of a server would otherwise have those of the moment when that was started.
-        data["environ"] = dict(getattr(os.environ, "_data", os.environb))
-        data["umask"] = _phalanx.umask()
+        data = forkserver.preparation_data(process_obj._name)
         _phalanx.ensure_arena()
         self._member = member = _phalanx.reserve_child()
         file = -1

@@ -1,8 +1,9 @@
 """What a child that did not inherit its parent's memory needs to become a part of the program.
 
-The parent pickles two things into an anonymous file: a dictionary with what the child has to take
-over (`get_preparation_data`), then the `Process` object. The child reads them with `_main`:
-`prepare` applies the first, which may run the main module again, under the name ``__mp_main__``.
+The parent pickles three things into an anonymous file: the child's name, a dictionary with what it
+has to take over (`get_preparation_data`), and the `Process` object. The child reads them with
+`_main`: `prepare` applies the dictionary, which may run the main module again, under the name
+``__mp_main__``.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ INTERRUPT_HELD = 8
 
 # What `ResourceTracker.reserve` gave in the parent, for when this process imports that module.
 inherited_tracker: list[int] = []
+
+
+# The pickle of the dictionary that a fork server has applied for its children, if it has.
+prepared = b""
 
 
 # -- which interpreter -----------------------------------------------------------------------------
@@ -178,7 +183,11 @@ def _main(fd: int, parent_sentinel: int) -> int:
     me._inheriting = True
     try:
         data = io.BytesIO(_read_all(fd))
-        prepare(load(data))
+        me.name = load(data)
+        if prepared and data.getbuffer()[data.tell() :][: len(prepared)] == prepared:
+            data.seek(len(prepared), os.SEEK_CUR)
+        else:
+            prepare(load(data))
         child = load(data)
     except BaseException as error:
         _failure.record(error)
@@ -268,6 +277,7 @@ def pickle_for_child(
     context.set_spawning_popen(popen)
     _phalanx.begin_spawning(member)
     try:
+        context._default_context.reducer.dump(data.pop("name"), file)
         context._default_context.reducer.dump(data, file)
         _pickle_process(popen, data, process_obj, file)
     finally:
@@ -316,10 +326,6 @@ old_main_modules: list[ModuleType] = []
 def prepare(data: dict[str, Any]) -> None:
     """Make this process ready to unpickle its Process object."""
     me = process.current_process()
-    if "environ" in data:
-        _take_environment(data["environ"])
-    if "umask" in data:
-        os.umask(data["umask"])
     if "name" in data:
         me.name = data["name"]
     if "authkey" in data:
@@ -328,6 +334,21 @@ def prepare(data: dict[str, Any]) -> None:
         util.log_to_stderr()
     if "log_level" in data:
         util.get_logger().setLevel(data["log_level"])
+    take_surroundings(data)
+    if "start_method" in data:
+        context._default_context.set_start_method(data["start_method"], force=True)
+    if "init_main_from_name" in data:
+        _fixup_main_from_name(data["init_main_from_name"])
+    elif "init_main_from_path" in data:
+        _fixup_main_from_path(data["init_main_from_path"])
+
+
+def take_surroundings(data: dict[str, Any]) -> None:
+    """The part of `prepare` that an imported module may have undone."""
+    if "environ" in data:
+        _take_environment(data["environ"])
+    if "umask" in data:
+        os.umask(data["umask"])
     if "sys_path" in data:
         sys.path = data["sys_path"]
     if "sys_argv" in data:
@@ -336,12 +357,6 @@ def prepare(data: dict[str, Any]) -> None:
         os.chdir(data["dir"])
     if "orig_dir" in data:
         process.ORIGINAL_DIR = data["orig_dir"]
-    if "start_method" in data:
-        context._default_context.set_start_method(data["start_method"], force=True)
-    if "init_main_from_name" in data:
-        _fixup_main_from_name(data["init_main_from_name"])
-    elif "init_main_from_path" in data:
-        _fixup_main_from_path(data["init_main_from_path"])
 
 
 def _take_environment(environ: dict[bytes, bytes]) -> None:

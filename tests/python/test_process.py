@@ -353,3 +353,29 @@ def test_exception_of_a_child_can_be_asked_for(ctx, capfd):
     assert str(error) == "an error of the child"
     assert "in fail" in str(error.__cause__)
     assert run(ctx, nothing).exception() is None
+
+
+def use_stdin(connection):
+    stdin = sys.stdin
+    told = [stdin.read(), list(stdin), stdin.readable(), stdin.isatty(), stdin.encoding]
+    try:
+        input()
+    except EOFError:
+        told.append("the end")
+    told.append(stdin.buffer.read())
+    told.append(os.readlink(f"/proc/self/fd/{stdin.fileno()}"))
+    stdin.close()
+    try:
+        stdin.read()
+    except ValueError:
+        told.append("closed")
+    connection.send(told)
+
+
+def test_stdin_of_a_child_is_empty(ctx):
+    reader, writer = ctx.Pipe(False)
+    process = ctx.Process(target=use_stdin, args=(writer,))
+    process.start()
+    told = reader.recv()
+    process.join()
+    assert told == ["", [], True, False, "utf-8", "the end", b"", os.devnull, "closed"]

@@ -60,10 +60,14 @@ fn hook_forks(py: Python<'_>) -> PyResult<()> {
     }
 }
 
+fn hook_forks_once(py: Python<'_>) -> PyResult<()> {
+    static HOOKED: PyOnceLock<()> = PyOnceLock::new();
+    HOOKED.get_or_try_init(py, || hook_forks(py)).map(|_| ())
+}
+
 /// The arena, with the fork hooks registered.
 pub(crate) fn arena(py: Python<'_>) -> PyResult<&'static Arena> {
-    static HOOKED: PyOnceLock<()> = PyOnceLock::new();
-    HOOKED.get_or_try_init(py, || hook_forks(py))?;
+    hook_forks_once(py)?;
     Arena::get().map_err(to_py)
 }
 
@@ -162,7 +166,7 @@ fn adopt(py: Python<'_>, fd: i32, token: u32) -> PyResult<()> {
 /// From here on, the first shared object makes this process a member of the family whose arena is
 /// `fd`, which it takes over.
 #[pyfunction]
-fn join_later(fd: i32) -> PyResult<()> {
+fn join_later(py: Python<'_>, fd: i32) -> PyResult<()> {
     if fd < 0 {
         return Err(PyValueError::new_err(format!("{fd} is no descriptor")));
     }
@@ -170,7 +174,8 @@ fn join_later(fd: i32) -> PyResult<()> {
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
     phalanx::arena::join_later(fd);
-    Ok(())
+    // Now, so that its children need not.
+    hook_forks_once(py)
 }
 
 /// Drops the references that the parent counted for this process and that it did not use.
