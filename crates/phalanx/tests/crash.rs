@@ -50,11 +50,12 @@ fn main() {
     let wanted = wanted.unwrap_or_default();
     let mut reached: BTreeMap<String, u32> = BTreeMap::new();
     let points = points();
-    let scenarios: [(&str, Scenario); 14] = [
+    let scenarios: [(&str, Scenario); 15] = [
         ("queue", |run| queue(run, None)),
         ("bounded queue", |run| queue(run, Some(3))),
         ("pipe", |run| pipe(run, false)),
         ("polled pipe", |run| pipe(run, true)),
+        ("pipe with an idle sender", lonely),
         ("watched queue", watched),
         ("shutdown", shutdown::shutdown),
         ("objects", objects),
@@ -482,16 +483,17 @@ fn readable(fd: i32, milliseconds: i32) -> bool {
     unsafe { libc::poll(&mut poll, 1, milliseconds) > 0 }
 }
 
+fn send(end: &End, id: u32) -> Result<(), Error> {
+    let bytes = body(id);
+    let parts = [&bytes[..]];
+    let mut letter = end.letter(&parts, 0, buffers(id)).unwrap();
+    retry(|| end.send(&mut letter, None))
+}
+
 /// A victim and a sibling at one end, the parent at the other, messages both ways.
 fn pipe(run: &Run, polled: bool) {
     const SIBLINGS: u32 = 60;
     const BACK: u32 = 1000;
-    let send = |end: &End, id: u32| {
-        let bytes = body(id);
-        let parts = [&bytes[..]];
-        let mut letter = end.letter(&parts, 0, buffers(id)).unwrap();
-        retry(|| end.send(&mut letter, None))
-    };
     audited(run, || {
         let (ours, theirs) = pipe::pipe().unwrap();
         let victim = run.victim(|| {
@@ -543,6 +545,42 @@ fn pipe(run: &Run, polled: bool) {
         run.check(sibling.wait() == 0, "a sibling failed");
         victim.wait();
         run.all_arrived(SIBLINGS);
+    });
+}
+
+/// A victim that sends, while the parent holds the same end and never uses it: neither a later
+/// message nor the end of file wakes the reader.
+fn lonely(run: &Run) {
+    const MESSAGES: u32 = 30;
+    const FAREWELL: usize = 0;
+    audited(run, || {
+        let (ours, theirs) = pipe::pipe().unwrap();
+        let reader = Child::fork(|| {
+            while run.board.seen[FAREWELL].load(SeqCst) == 0 {
+                run.received(&retry(|| ours.recv(None)).unwrap());
+            }
+        });
+        let victim = run.victim(|| {
+            for id in VICTIMS..VICTIMS + MESSAGES {
+                send(&theirs, id).unwrap();
+                run.board.sent[id as usize].store(1, SeqCst);
+                // Now and then the reader has gone to sleep.
+                while id % 4 == 0 && !reader.is_asleep() {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        victim.wait_unburied();
+        // What was sent is received, with nothing to wake the reader any more: or else the watchdog
+        // ends this. (A message in the victim's hand may come with the farewell, or not at all.)
+        let due = |id: usize| run.board.sent[id].load(SeqCst) > run.board.seen[id].load(SeqCst);
+        while (0..IDS).any(due) {
+            std::thread::yield_now();
+        }
+        run.bury(&victim);
+        send(&theirs, FAREWELL as u32).unwrap();
+        run.check(reader.wait() == 0, "the reader failed");
+        run.all_arrived(1);
     });
 }
 
