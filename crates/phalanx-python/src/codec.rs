@@ -91,6 +91,26 @@ pub(crate) fn encode<R>(
     })
 }
 
+/// As [`encode`], for what needs neither a pickler nor a buffer; `None` for everything else.
+#[cfg(not(feature = "abi3"))]
+#[inline]
+pub(crate) fn encode_small<R>(
+    object: &Bound<'_, PyAny>,
+    send: impl FnOnce(&[u8], u16) -> Option<R>,
+) -> Option<R> {
+    if let Ok(bytes) = object.cast_exact::<PyBytes>() {
+        let bytes = bytes.as_bytes();
+        return (bytes.len() <= MIN_BUFFER)
+            .then(|| send(bytes, tag::BYTES))
+            .flatten();
+    }
+    with_scratch(|scratch| {
+        (value(object, scratch, DEPTH, true) && scratch.len() <= MIN_BUFFER)
+            .then(|| send(scratch, tag::VALUE))
+            .flatten()
+    })
+}
+
 /// The object that a message brings.
 ///
 /// # Errors
