@@ -1,6 +1,7 @@
 # make demo    builds the wheel and runs a real program on it, beside the standard library
 # make bench   measures it beside the standard library and other libraries
 #              (ONLY=queue,pool_apply  ROUNDS=3  RIVALS=multiprocessing,phalanx)
+# make bench-scale   shows how cost grows: 10 million items, 1,000 processes, messages of 4 GiB
 # make test    formats, lints and tests everything: what CI does
 PYTHON ?= python3
 
@@ -16,7 +17,7 @@ EXAMPLES := $(patsubst crates/phalanx/examples/%.rs,%,$(wildcard crates/phalanx/
 # A Python test process of the package as it lies in the tree, with the extension beside it.
 PYTEST := PYTHONPATH=$(CURDIR)/python $(BIN)/python -X faulthandler -m pytest
 
-.PHONY: demo wheel bench test lint test-rust test-python extension conformance hangs loom soak fuzz abi3 fmt clean
+.PHONY: demo wheel bench bench-scale test lint test-rust test-python extension conformance hangs loom soak fuzz abi3 fmt clean
 
 demo: wheel
 	$(BIN)/python demo/demo.py
@@ -31,6 +32,10 @@ wheel: $(VENV)/made
 ROUNDS ?= 5
 bench: wheel $(VENV)/rivals
 	$(BIN)/python benchmarks/run.py --rounds $(ROUNDS) --only "$(ONLY)" --rivals "$(RIVALS)"
+
+# ARGS="--only items,message --largest 1000000"
+bench-scale: wheel $(VENV)/rivals
+	$(BIN)/python benchmarks/scale.py $(ARGS)
 
 test: lint test-rust loom test-python
 

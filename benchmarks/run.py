@@ -45,7 +45,7 @@ def _installed() -> dict[str, str]:
     return versions
 
 
-def _machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     model = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -137,7 +137,7 @@ def main() -> None:
         rows.append(row)
         print(report.line(row), flush=True)
     result = {
-        "machine": _machine(),
+        "machine": describe_machine(),
         "versions": versions,
         "rounds": options.rounds,
         "day": time.strftime("%Y-%m-%d", time.gmtime(started)),

@@ -249,6 +249,16 @@ def any_pool(request) -> Iterator[Pool]:
 # -- calls -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("numbers", [range(1000), range(500, -500, -3), range(2**70, 2**70 + 200)])
+@pytest.mark.parametrize("chunksize", [1, 63, 64, 100, 5000])
+def test_ranges_in_parts(any_pool, numbers, chunksize):
+    squares = [x * x for x in numbers]
+    assert any_pool.map(square, numbers, chunksize) == squares
+    assert list(any_pool.imap(square, numbers, chunksize)) == squares
+    with pytest.raises(TypeError):
+        any_pool.starmap(add, numbers, chunksize)
+
+
 def test_every_call(pool):
     assert pool.apply(add, (1, 2), {"c": 3}) == 6
     assert pool.apply(add, [1]) == 1

@@ -8,7 +8,6 @@ mod error;
 #[cfg(not(feature = "abi3"))]
 mod hot;
 mod large;
-mod names;
 mod pool;
 mod process;
 mod queue;

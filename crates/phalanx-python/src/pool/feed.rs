@@ -20,6 +20,7 @@ use pyo3::types::{PyIterator, PyTuple};
 
 use super::hub::Hub;
 use super::job::Job;
+use super::reader::Reader;
 use super::wire::Kind;
 
 /// Items of an `imap` that may be on their way or unread.
@@ -69,7 +70,7 @@ pub(super) struct Source {
 pub(super) enum Items {
     /// `chunk` items a task, for one function.
     Calls {
-        iterator: Py<PyIterator>,
+        reader: Reader,
         function: Target,
         kind: Kind,
         chunk: usize,
@@ -241,13 +242,12 @@ impl Hub {
         let index = source.index;
         match &source.items {
             Items::Calls {
-                iterator,
+                reader,
                 function,
                 kind,
                 chunk,
             } => {
-                let mut iterator = iterator.bind(py).clone();
-                let body = match read(py, &mut iterator, *chunk) {
+                let body = match reader.read(py, index, *chunk) {
                     Ok(Some(body)) => body,
                     Ok(None) => return Ok(false),
                     Err(error) => return self.fail_reading(py, job, source, error),
@@ -333,20 +333,4 @@ impl Hub {
         self.deliver(py, job, index, false, value, 0)?;
         Ok(false)
     }
-}
-
-/// The next `chunk` items as one body; `None` at the end. A single item is a body by itself.
-fn read<'py>(
-    py: Python<'py>,
-    iterator: &mut Bound<'py, PyIterator>,
-    chunk: usize,
-) -> PyResult<Option<Bound<'py, PyAny>>> {
-    if chunk == 1 {
-        return iterator.next().transpose();
-    }
-    let items = iterator.take(chunk).collect::<PyResult<Vec<_>>>()?;
-    if items.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(PyTuple::new(py, items)?.into_any()))
 }

@@ -6,13 +6,12 @@ use std::time::Duration;
 use phalanx::pool::Parent;
 use pyo3::exceptions::{PyException, PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{
-    PyDict, PyFrozenSet, PyIterator, PyList, PyRange, PySet, PyString, PyTuple, PyType,
-};
+use pyo3::types::{PyDict, PyFrozenSet, PyList, PyRange, PySet, PyString, PyTuple, PyType};
 
 use super::feed::{Items, Source, Target, WINDOW};
 use super::hub::{Engine, Front, Hub, locked};
 use super::job::{Callbacks, Job};
+use super::reader::Reader;
 use super::result::{PoolIterator, PoolResult, Ties};
 use super::serve::PoolEnd;
 use super::wire::Kind;
@@ -291,7 +290,7 @@ impl PoolHub {
         self.begin(py, &job, function, |function| {
             Ok(Source {
                 items: Items::Calls {
-                    iterator: iterable.try_iter()?.unbind(),
+                    reader: Reader::new(iterable, chunksize)?,
                     function,
                     kind: Kind::of_map(false, chunksize),
                     chunk: chunksize,
@@ -500,10 +499,9 @@ fn map_source(
     chunk: usize,
     star: bool,
 ) -> PyResult<Source> {
-    let iterator: Bound<'_, PyIterator> = iterable.try_iter()?;
     Ok(Source {
         items: Items::Calls {
-            iterator: iterator.unbind(),
+            reader: Reader::new(iterable, chunk)?,
             function,
             kind: Kind::of_map(star, chunk),
             chunk,

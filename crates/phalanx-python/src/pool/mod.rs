@@ -2,7 +2,7 @@
 //!
 //! * `serve`: the worker's loop. `wire`, `function`: what it exchanges with the parent.
 //! * `hub`: the parent's jobs. `job`: a call and its results. `feed`: handing a call over, part by
-//!   part. `exchange`: tasks out, results in. `lead`: the threads that wait. `supervise`: threads of
+//!   part, which `reader` reads. `exchange`: tasks out, results in. `lead`: the threads that wait. `supervise`: threads of
 //!   the pool's own.
 //! * `front`: the classes that Python's `Pool` and its results stand on.
 
@@ -13,6 +13,7 @@ mod function;
 mod hub;
 mod job;
 mod lead;
+mod reader;
 mod result;
 mod serve;
 mod supervise;

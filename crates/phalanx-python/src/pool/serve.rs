@@ -173,15 +173,15 @@ impl PoolSeat {
             Kind::Star => function.call1(body.try_iter()?.collect_tuple(py)?),
             Kind::Map => {
                 let results = PyList::empty(py);
-                for item in body.cast_into::<PyTuple>()? {
-                    results.append(function.call1((item,))?)?;
+                for item in body.try_iter()? {
+                    results.append(function.call1((item?,))?)?;
                 }
                 Ok(results.into_any())
             }
             Kind::StarMap => {
                 let results = PyList::empty(py);
-                for item in body.cast_into::<PyTuple>()? {
-                    results.append(function.call1(item.try_iter()?.collect_tuple(py)?)?)?;
+                for item in body.try_iter()? {
+                    results.append(function.call1(item?.try_iter()?.collect_tuple(py)?)?)?;
                 }
                 Ok(results.into_any())
             }

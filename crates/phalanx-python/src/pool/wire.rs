@@ -23,9 +23,9 @@ pub(super) enum Kind {
     One,
     /// An iterable: `f(*body)`.
     Star,
-    /// A tuple of objects: `[f(item) for item in body]`.
+    /// An iterable of objects: `[f(item) for item in body]`.
     Map,
-    /// A tuple of iterables: `[f(*item) for item in body]`.
+    /// An iterable of iterables: `[f(*item) for item in body]`.
     StarMap,
 }
 
