@@ -8,6 +8,7 @@ mod error;
 #[cfg(not(feature = "abi3"))]
 mod hot;
 mod large;
+mod names;
 mod pool;
 mod process;
 mod queue;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use phalanx::arena::{Buffer, Shared};
 use phalanx::channel::queue::QueueCore;
-use phalanx::channel::{self, Message, Patience};
+use phalanx::channel::{self, Message, Patience, Taken};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -119,11 +119,45 @@ impl Queue {
             let Some(taken) = queue.try_get_into(bytes, patience).map_err(to_py)? else {
                 return Ok(None);
             };
-            if taken.is_plain() {
-                return codec::decode_plain(py, taken.tag(), bytes).map(Some);
-            }
-            let message = taken.into_message(queue.core().arena(), std::mem::take(bytes));
-            codec::decode(py, message.map_err(to_py)?).map(Some)
+            Self::object(py, queue, taken, bytes).map(Some)
+        })
+    }
+
+    /// The object that was taken, whose inline bytes are `bytes`.
+    #[inline]
+    fn object<'py>(
+        py: Python<'py>,
+        queue: &channel::Queue,
+        taken: Taken,
+        bytes: &mut Vec<u8>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if taken.is_plain() {
+            return codec::decode_plain(py, taken.tag(), bytes);
+        }
+        let message = taken.into_message(queue.core().arena(), std::mem::take(bytes));
+        codec::decode(py, message.map_err(to_py)?)
+    }
+
+    /// Puts a small built-in value if there is room for it this moment; `None` if not, or if that
+    /// would be an error.
+    #[cfg(not(feature = "abi3"))]
+    fn put_now(&self, object: &Bound<'_, PyAny>) -> Option<()> {
+        let queue = self.queue.get().filter(|_| !self.closed.load(Relaxed))?;
+        codec::encode_small(object, |bytes, tag| {
+            let parts = [bytes];
+            let mut letter = queue.letter(&parts, tag, Vec::new()).ok()?;
+            let put = queue.try_put(&mut letter, Patience::Now);
+            put.is_ok_and(|put| put).then_some(())
+        })
+    }
+
+    /// Takes an item if there is one this moment; `None` if not, or if that would be an error.
+    #[cfg(not(feature = "abi3"))]
+    fn get_now<'py>(&self, py: Python<'py>) -> Option<PyResult<Bound<'py, PyAny>>> {
+        let queue = self.queue.get().filter(|_| !self.closed.load(Relaxed))?;
+        codec::with_scratch(|bytes| {
+            let taken = queue.try_get_into(bytes, Patience::Now).ok()??;
+            Some(Self::object(py, queue, taken, bytes))
         })
     }
 
@@ -384,5 +418,23 @@ impl Queue {
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<Queue>()
+    module.add_class::<Queue>()?;
+    #[cfg(not(feature = "abi3"))]
+    {
+        use crate::hot::{give, nothing, quicken};
+        let py = module.py();
+        quicken!(py, Queue, c"put", |py, queue, arguments| match arguments {
+            [object] => {
+                // SAFETY: an argument of the call, which the caller holds.
+                let object = unsafe { Borrowed::from_ptr(py, *object) };
+                queue.put_now(&object).map(|()| nothing())
+            }
+            _ => None,
+        })?;
+        quicken!(py, Queue, c"get", |py, queue, arguments| match arguments {
+            [] => queue.get_now(py).map(give),
+            _ => None,
+        })?;
+    }
+    Ok(())
 }

@@ -84,7 +84,7 @@ pub(super) fn register(py: Python<'_>) -> PyResult<()> {
     macro_rules! quicken_all {
         ($($class:ty),*) => {$(
             // `block` makes no difference to what is free.
-            quicken!(py, $class, c"acquire", |it, arguments| {
+            quicken!(py, $class, c"acquire", |_, it, arguments| {
                 let simple = match arguments {
                     [] => true,
                     [block] => is_bool(*block),
@@ -92,13 +92,13 @@ pub(super) fn register(py: Python<'_>) -> PyResult<()> {
                 };
                 (simple && it.enter_now()).then(yes)
             })?;
-            quicken!(py, $class, c"release", |it, arguments| {
+            quicken!(py, $class, c"release", |_, it, arguments| {
                 (arguments.is_empty() && it.leave_now()).then(nothing)
             })?;
-            quicken!(py, $class, c"__enter__", |it, arguments| {
+            quicken!(py, $class, c"__enter__", |_, it, arguments| {
                 (arguments.is_empty() && it.enter_now()).then(yes)
             })?;
-            quicken!(py, $class, c"__exit__", |it, arguments| {
+            quicken!(py, $class, c"__exit__", |_, it, arguments| {
                 (arguments.len() <= 3 && it.leave_now()).then(nothing)
             })?;
         )*};

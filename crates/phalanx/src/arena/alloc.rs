@@ -226,12 +226,13 @@ impl Arena {
     }
 
     /// The header of the block at `offset`, checked to be one.
+    #[inline]
     pub(super) fn block(&self, offset: Offset) -> Result<&Block> {
         let inside = offset >= HEAP
             && offset.is_multiple_of(BLOCK_HEADER)
             && offset.saturating_add(BLOCK_HEADER) <= self.top();
         if !inside {
-            return Err(Error::corrupt(format!("there is no block at {offset:#x}")));
+            return Err(no_block(offset));
         }
         // SAFETY: inside the mapping and aligned; a header is nothing but atomics, for which any
         // bytes are valid.
@@ -240,19 +241,18 @@ impl Arena {
         if block.magic.load(Acquire) != CHUNK_MAGIC
             || block.class.load(Relaxed) as usize >= layout::CLASSES
         {
-            return Err(Error::corrupt(format!("there is no block at {offset:#x}")));
+            return Err(no_block(offset));
         }
         Ok(block)
     }
 
     /// The block at `offset` if it is in use and of this kind.
+    #[inline]
     pub(super) fn check(&self, offset: Offset, kind: u32) -> Result<&Block> {
         let block = self.block(offset)?;
         // SYNC: pairs with the Release in `alloc`.
         if block.kind.load(Acquire) != kind {
-            return Err(Error::corrupt(format!(
-                "the block at {offset:#x} is not of kind {kind}"
-            )));
+            return Err(wrong_kind(offset, kind));
         }
         Ok(block)
     }
@@ -270,16 +270,16 @@ impl Arena {
     }
 
     /// A block's payload: address and room.
+    #[inline]
     fn extent(&self, offset: Offset, block: &Block) -> Result<(*mut u8, u64)> {
-        let class = block.class.load(Relaxed) as usize % layout::CLASSES;
-        let end = offset.checked_add(layout::class_size(class));
-        if end.is_none_or(|end| end > self.top()) {
-            return Err(Error::corrupt(format!(
-                "the block at {offset:#x} reaches past the end"
-            )));
+        let class = block.class.load(Relaxed) as usize;
+        let Some(&layout::Extent { size, start }) = layout::EXTENTS.get(class) else {
+            return Err(no_block(offset));
+        };
+        if size > self.top().saturating_sub(offset) {
+            return Err(too_far(offset));
         }
-        let start = offset + layout::payload_start(class);
-        Ok((self.at(start), layout::payload_size(class)))
+        Ok((self.at(offset + start), size - start))
     }
 
     /// Makes a buffer block belong to `owner` (`None`: to nobody, it is in transit).
@@ -320,6 +320,21 @@ impl Arena {
             ),
         )
     }
+}
+
+#[cold]
+fn no_block(offset: Offset) -> Error {
+    Error::corrupt(format!("there is no block at {offset:#x}"))
+}
+
+#[cold]
+fn wrong_kind(offset: Offset, kind: u32) -> Error {
+    Error::corrupt(format!("the block at {offset:#x} is not of kind {kind}"))
+}
+
+#[cold]
+fn too_far(offset: Offset) -> Error {
+    Error::corrupt(format!("the block at {offset:#x} reaches past the end"))
 }
 
 /// The books may be off by a block after a kill; they never go below zero.
