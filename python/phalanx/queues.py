@@ -13,8 +13,10 @@ from . import _phalanx
 
 TYPE_CHECKING = False  # `typing` and `queue` take longer to import than all of this
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from queue import Empty as Empty
     from queue import Full as Full
+    from types import ModuleType
     from typing import Any, Generic, TypeVar
 
     class ShutDown(Exception):
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
         Python 3.13 on."""
 
     from .context import BaseContext
+    from .synchronize import Lock
 
     T = TypeVar("T")
 
@@ -55,10 +58,14 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _rebuild(cls: type[_Base[Any]], family: int, handle: int) -> _Base[Any]:
-    queue = cls.__new__(cls)
-    queue._attach(family, handle)
-    return queue
+def _new(cls: type[_Base[Any]]) -> _Base[Any]:
+    return cls.__new__(cls)
+
+
+def _rebuild_end(state: tuple[Any, ...], readable: bool) -> _End:
+    queue: _Base[Any] = _Base()
+    queue.__setstate__(state)
+    return _End(queue, readable)
 
 
 class _End:
@@ -77,10 +84,15 @@ class _End:
         self.writable = not readable
         self._shut = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_end, (_Base.__getstate__(self._queue), self.readable)
+
     @property
     def closed(self) -> bool:
         """True once this end, or the queue, was closed by this process."""
-        return self._shut or self._queue._closed
+        # A feeder thread, where there is one, sends on after the queue was closed.
+        feeds = self.writable and getattr(self._queue, "_thread", None) is not None
+        return self._shut or (self._queue._closed and not feeds)
 
     def _check_open(self) -> None:
         if self.closed:
@@ -98,12 +110,12 @@ class _End:
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Whether there is an item within `timeout` seconds (None: wait for ever)."""
         self._check_open()
-        return self._queue._poll(timeout)
+        return self._queue._poll_item(timeout)
 
     def recv(self) -> Any:
         """Takes an item; blocks until there is one."""
         self._check_open()
-        return self._queue._take()
+        return _Native.get(self._queue)  # not what a subclass makes of it from this very end
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
         """Takes an item as a pickle; blocks until there is one."""
@@ -120,7 +132,7 @@ class _End:
     def send(self, obj: Any) -> None:
         """Puts an item."""
         self._check_open()
-        self._queue.put(obj)
+        _Native.put(self._queue, obj)
 
     def send_bytes(self, buf: Any, offset: int = 0, size: int | None = None) -> None:
         """Puts an item that has been pickled already."""
@@ -129,35 +141,69 @@ class _End:
         self._queue._put_pickle(bytes(view if size is None else view[:size]))
 
 
-class _LazyEnd:
-    """An end that is made when it is first asked for; `cached_property` of one import less."""
+class _Lazy:
+    """An attribute that is made when it is first asked for, and can be set.
 
-    def __init__(self, name: str) -> None:
+    `cached_property` of one import less.
+    """
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: object, name: str) -> None:
         self._name = name
 
-    def __get__(self, queue: _Base[Any], owner: object = None) -> _End:
-        end = queue.__dict__[self._name] = _End(queue, readable=self._name == "_reader")
-        return end
+    def __get__(self, queue: _Base[Any] | None, owner: object = None) -> Any:
+        if queue is None:
+            return self
+        value = queue.__dict__[self._name] = self._make(queue)
+        return value
+
+
+def _make_lock(queue: object) -> Lock:
+    from .context import _default_context
+
+    return _default_context.get_context().Lock()
 
 
 class _Base(_Native[T]):
     """What all queues have in common."""
 
-    _reader = _LazyEnd("_reader")
-    _writer = _LazyEnd("_writer")
+    # What the standard library's queues consist of, for those that look inside. The locks are not
+    # needed for anything here: they are for copies of the standard methods.
+    _reader = _Lazy(lambda queue: _End(queue, readable=True))
+    _writer = _Lazy(lambda queue: _End(queue, readable=False))
+    _rlock = _Lazy(_make_lock)
+    _wlock = _Lazy(_make_lock)
+    _poll = _Lazy(lambda queue: queue._reader.poll)
 
-    def _take(self) -> T:
-        item: T = self.get()
-        return item
+    def _set_up(self, maxsize: int, ctx: BaseContext) -> None:
+        self._create(maxsize, ctx.get_start_method() == "fork")
+        if type(self).__module__ != __name__:
+            # All processes that use a subclass shall use the same locks.
+            self._rlock, self._wlock = ctx.Lock(), ctx.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # By way of `__getstate__`, which subclasses override.
+        return _new, (type(self),), self.__getstate__()
+
+    def __getstate__(self) -> tuple[Any, ...]:
         if self._is_fork_ctx:
             from .synchronize import refuse_to_be_spawned
 
             refuse_to_be_spawned()
         # Attributes of subclasses stay behind, as in the standard library: ProcessPoolExecutor's
         # queue has some that cannot be pickled.
-        return _rebuild, (type(self), *self._handle_for_pickle())
+        state = self._handle_for_pickle()
+        if "_rlock" in self.__dict__:
+            return *state, self._rlock, self._wlock
+        return state
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        family, handle, *locks = state
+        self._attach(family, handle)
+        if locks:
+            self._rlock, self._wlock = locks
 
     def _unpicklable(self, error: BaseException, obj: Any) -> None:
         raise error
@@ -170,7 +216,61 @@ class Queue(_Base[T]):
     """
 
     def __init__(self, maxsize: int = 0, *, ctx: BaseContext) -> None:
-        self._create(maxsize, ctx.get_start_method() == "fork")
+        self._set_up(maxsize, ctx)
+
+    def __init_subclass__(cls, **kwds: Any) -> None:
+        super().__init_subclass__(**kwds)
+        feeds = cls._feed is not Queue._feed or cls._start_thread is not Queue._start_thread
+        if feeds and cls.put is Queue.put:
+            from ._feeder import put
+
+            setattr(cls, "put", put)  # noqa: B010
+
+    # The feeder thread of the standard library, which runs only if a subclass has it start: see
+    # `_feeder`.
+
+    _maxsize = _Lazy(lambda queue: queue._bound or _phalanx.SEM_VALUE_MAX)
+    _send_bytes = _Lazy(lambda queue: queue._writer.send_bytes)
+    _recv_bytes = _Lazy(lambda queue: queue._reader.recv_bytes)
+    _sem = _Lazy(lambda queue: _feeder().Room(queue))
+    _buffer = _Lazy(lambda queue: _made_by_reset(queue, "_buffer"))
+    _notempty = _Lazy(lambda queue: _made_by_reset(queue, "_notempty"))
+    _opid = _Lazy(lambda queue: _made_by_reset(queue, "_opid"))
+    _thread: Any = None
+    _jointhread: Any = None
+    _joincancelled = False
+    _close: Any = None
+    _ignore_epipe = False
+
+    def _reset(self, after_fork: bool = False) -> None:
+        reader = self.__dict__.get("_reader")
+        if reader is not None and self._is_empty_shell:
+            # A subclass has sent the parts of a queue instead of its state.
+            self._attach(*reader._queue._handle_for_pickle())
+        _feeder().reset(self, after_fork)
+
+    def _after_fork(self) -> None:
+        self._reset(after_fork=True)
+
+    def _start_thread(self) -> None:
+        _feeder().start_thread(self)
+
+    @staticmethod
+    def _feed(*args: Any) -> None:
+        _feeder().feed(*args)
+
+    @staticmethod
+    def _finalize_join(twr: Any) -> None:
+        _feeder().finalize_join(twr)
+
+    @staticmethod
+    def _finalize_close(buffer: Any, notempty: Any) -> None:
+        _feeder().finalize_close(buffer, notempty)
+
+    def _terminate_broken(self) -> None:
+        """Close it, and lose what a feeder thread has not sent: its readers are dead."""
+        self.cancel_join_thread()
+        self.close()
 
     @staticmethod
     def _on_queue_feeder_error(e: BaseException, obj: Any) -> None:
@@ -203,12 +303,24 @@ class Queue(_Base[T]):
         """Whether any process has called `shutdown()`."""
         return self._is_shutdown
 
+    def close(self) -> None:
+        """This process will neither put nor get any more; others go on, and get what was put."""
+        super().close()
+        if self._close is not None:
+            self._close()
+
     def join_thread(self) -> None:
-        """Returns at once, there is no thread; AssertionError before `close()`."""
+        """Returns at once, there is no thread (unless a subclass has one, which ends when it has
+        sent all); AssertionError before `close()`."""
         assert self._closed, f"Queue {self!r} not closed"
+        if self._jointhread is not None:
+            self._jointhread()
 
     def cancel_join_thread(self) -> None:
         """Does nothing: what was put is in the queue already."""
+        self._joincancelled = True
+        if self._jointhread is not None:
+            self._jointhread.cancel()
 
 
 class JoinableQueue(Queue[T]):
@@ -230,10 +342,24 @@ class SimpleQueue(_Base[T]):
     """A queue with nothing but `put`, `get`, `empty` and `close`."""
 
     def __init__(self, *, ctx: BaseContext) -> None:
-        self._create(0, ctx.get_start_method() == "fork")
+        self._set_up(0, ctx)
+
+    def _make_methods(self) -> None:
+        """For subclasses: called by those that have replaced `_reader` and `_writer`."""
 
     def empty(self) -> bool:
         """True if there is nothing in the queue; OSError after `close()`."""
         if self._closed:
             raise OSError(f"Queue {self!r} is closed")
         return super().empty()
+
+
+def _feeder() -> ModuleType:
+    from . import _feeder
+
+    return _feeder
+
+
+def _made_by_reset(queue: Queue[Any], name: str) -> Any:
+    queue._reset()
+    return queue.__dict__[name]

@@ -350,6 +350,17 @@ impl Queue {
         self.closed.load(Relaxed)
     }
 
+    #[setter(_closed)]
+    fn set_closed(&self, closed: bool) {
+        self.closed.store(closed, Relaxed);
+    }
+
+    /// Whether it has been neither created nor attached.
+    #[getter]
+    fn _is_empty_shell(&self) -> bool {
+        self.queue.get().is_none()
+    }
+
     /// A descriptor that is readable while there is something to take.
     fn _fileno(&self) -> PyResult<i32> {
         self.native()?.exposed_fd().map_err(to_py)
@@ -357,7 +368,7 @@ impl Queue {
 
     /// Whether there is something to take within `timeout` seconds, None: for ever. True, too, of a
     /// queue that was shut down.
-    fn _poll(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+    fn _poll_item(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let queue = self.native()?;
         let deadline = deadline(timeout)?;
         loop {
@@ -369,6 +380,17 @@ impl Queue {
                 Err(error) if error.is_closed() => return Ok(true),
                 done => done.map_err(to_py)?,
             }
+        }
+    }
+
+    /// Whether there is room within `timeout` seconds; True, too, of a queue that was shut down.
+    fn _poll_room(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        let queue = self.native()?;
+        let deadline = deadline(timeout)?;
+        match blocking(py, || queue.wait_for_room(deadline))? {
+            Err(error) if error.is_full() => Ok(false),
+            Err(error) if error.is_closed() => Ok(true),
+            done => done.map(|()| true).map_err(to_py),
         }
     }
 
@@ -397,8 +419,9 @@ impl Queue {
         Ok(self.native()?.is_used())
     }
 
+    /// The most items there may be at a time; None: any number.
     #[getter]
-    fn _maxsize(&self) -> PyResult<Option<u64>> {
+    fn _bound(&self) -> PyResult<Option<u64>> {
         Ok(self.native()?.bound())
     }
 
