@@ -23,9 +23,10 @@
 //! ```
 //!
 //! **Deaths.** Somebody who arrived and died would be missed for ever, so the waiters look once a
-//! slice whether all the others, and the one in the action, live; a death breaks the barrier. Who
-//! finds the lock abandoned breaks it, too: the dead one was on its way in or out. If the one who
-//! ends a round dies before its wake-up, the sleepers see it at the end of their slice.
+//! slice whether all the others, and the one in the action, live; so does whoever reaps a process
+//! of the family. A death breaks the barrier. Who finds the lock abandoned breaks it, too: the dead
+//! one was on its way in or out. If the one who ends a round dies before its wake-up, the sleepers
+//! see it at the end of their slice.
 
 use std::time::Instant;
 
@@ -244,11 +245,20 @@ impl Barrier {
         asleep
     }
 
-    /// Breaks the barrier if one of those who wait, or who runs the action, is dead.
+    /// Somebody who used it has died. If that was one who waited, nobody may be left who looks, and
+    /// those to come would wait for one who never goes on with them.
+    pub(super) fn peer_died(&self, home: &(impl Members + Space)) {
+        self.break_if_dead(home);
+    }
+
     fn look(&self, home: &(impl Members + Space)) {
-        if !self.looked.is_due() {
-            return;
+        if self.looked.is_due() {
+            self.break_if_dead(home);
         }
+    }
+
+    /// Breaks the barrier if one of those who wait, or who runs the action, is dead.
+    fn break_if_dead(&self, home: &(impl Members + Space)) {
         let waits = |slot: &Slot| matches!(slot.state.load(Relaxed), WAITING | SLEEPING);
         let dead = |owner: Option<MemberId>| owner.is_some_and(|owner| !home.is_alive(owner));
         let someone_is_dead = || {
@@ -459,6 +469,18 @@ mod tests {
         for other in others {
             assert_eq!(other.join(), 0);
         }
+    }
+
+    #[test]
+    fn a_dead_waiter_that_is_reaped_breaks_it_with_nobody_else_there() {
+        let scene = Scene::new(2);
+        let victim = Child::run(|| {
+            let _ = scene.meet(None);
+        });
+        scene.when(1);
+        victim.kill();
+        scene.barrier.peer_died(&Heap);
+        assert_eq!(scene.meet(None), Err(Failure::Broken));
     }
 
     #[test]

@@ -51,8 +51,9 @@ macro_rules! shareable {
     )*};
 }
 
-// Who sleeps without slices is woken by the reaper, if the one who died owed it a wake-up. The others
-// find out by themselves: the sleepers of locks, semaphores and barriers look once a slice.
+// Who sleeps without slices is woken by the reaper, if the one who died owed it a wake-up; the
+// sleepers of locks and semaphores look once a slice. What the dead held or waited for is seen to
+// also where nobody sleeps.
 shareable! {
     16 Lock |_, _| {};
     17 RLock |_, _| {};
@@ -60,7 +61,7 @@ shareable! {
     19 BoundedSemaphore |object, arena| object.reclaim(arena), |object, arena| object.peer_died(arena);
     20 Condition |object, arena| object.reclaim(arena), |object, arena| object.peer_died(arena);
     21 Event |_, _| {}, |object, _| object.peer_died();
-    22 Barrier |object, arena| object.reclaim(arena);
+    22 Barrier |object, arena| object.reclaim(arena), |object, arena| object.peer_died(arena);
 }
 
 #[cfg(test)]
