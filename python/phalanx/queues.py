@@ -324,7 +324,13 @@ class Queue(_Base[T]):
 
 
 class JoinableQueue(Queue[T]):
-    """A queue whose items are reported when they have been worked on."""
+    """A queue whose items are reported when they have been worked on.
+
+    What a process had taken and not reported when it was killed counts as done.
+    """
+
+    def __init__(self, maxsize: int = 0, *, ctx: BaseContext) -> None:
+        self._create(maxsize, ctx.get_start_method() == "fork", joinable=True)
 
     def task_done(self) -> None:
         """Says that one item that was taken has been worked on.

@@ -184,6 +184,26 @@ def test_killed_reader_leaves_the_queue_to_others(ctx):
     assert queue.get(timeout=60) == "kept"
 
 
+def take_and_wait(queue, connection):
+    connection.send(queue.get())
+    time.sleep(600)
+
+
+def test_what_the_killed_had_taken_counts_as_done(ctx):
+    queue = ctx.JoinableQueue()
+    for number in range(3):
+        queue.put(number)
+    workers = [started(ctx, take_and_wait, queue)[0] for _ in range(2)]
+    queue.get()
+    kill(workers[0])
+    workers[1].kill()  # found dead by the one who waits
+    queue.task_done()
+    queue.join()
+    with pytest.raises(ValueError):
+        queue.task_done()
+    workers[1].join()
+
+
 def test_end_of_a_pipe_is_seen_when_its_owner_is_killed(ctx):
     here, there = ctx.Pipe()
     process = ctx.Process(target=hold, args=(ctx.Lock(), there))

@@ -181,15 +181,27 @@ impl Queue {
     }
 
     /// Makes the shared queue; `maxsize` of 0 or less: any number of items.
-    #[pyo3(signature = (maxsize, fork=false))]
-    fn _create(&self, py: Python<'_>, maxsize: &Bound<'_, PyAny>, fork: bool) -> PyResult<()> {
+    /// With `joinable`, what a process has taken when it dies counts as done.
+    #[pyo3(signature = (maxsize, fork=false, joinable=false))]
+    fn _create(
+        &self,
+        py: Python<'_>,
+        maxsize: &Bound<'_, PyAny>,
+        fork: bool,
+        joinable: bool,
+    ) -> PyResult<()> {
         let maxsize: i64 = maxsize.extract().map_err(|_| {
             PyTypeError::new_err(format!("maxsize must be an int, not {maxsize:?}"))
         })?;
         arena(py)?;
         let bound = u64::try_from(maxsize).ok().filter(|&n| n > 0);
         self.of_fork_context.store(fork, Relaxed);
-        self.set(channel::Queue::new(bound).map_err(to_py)?)
+        let queue = if joinable {
+            channel::Queue::joinable(bound)
+        } else {
+            channel::Queue::new(bound)
+        };
+        self.set(queue.map_err(to_py)?)
     }
 
     /// Whether a context with the start method fork made it, and not a pickle.

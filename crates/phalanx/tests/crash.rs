@@ -50,7 +50,7 @@ fn main() {
     let wanted = wanted.unwrap_or_default();
     let mut reached: BTreeMap<String, u32> = BTreeMap::new();
     let points = points();
-    let scenarios: [(&str, Scenario); 15] = [
+    let scenarios: [(&str, Scenario); 16] = [
         ("queue", |run| queue(run, None)),
         ("bounded queue", |run| queue(run, Some(3))),
         ("pipe", |run| pipe(run, false)),
@@ -58,6 +58,7 @@ fn main() {
         ("pipe with an idle sender", lonely),
         ("watched queue", watched),
         ("shutdown", shutdown::shutdown),
+        ("work", shutdown::work),
         ("objects", objects),
         ("reaping", reaping),
         ("pool", pool::pool),

@@ -229,9 +229,6 @@ impl Log {
     /// # Errors
     /// `is_corrupt` if the shared memory was overwritten.
     pub fn pop(&self, arena: &'static Arena) -> Result<Option<Message>> {
-        if self.is_empty() {
-            return Ok(None);
-        }
         self.pop_claimed(arena, |_| {})
     }
 
@@ -246,6 +243,9 @@ impl Log {
         arena: &'static Arena,
         claim: impl FnOnce(u64),
     ) -> Result<Option<Message>> {
+        if self.is_empty() {
+            return Ok(None);
+        }
         let mut bytes = Vec::new();
         match self.take(arena, &mut bytes, Patience::Wait, claim)? {
             Some(taken) => taken.into_message(arena, bytes).map(Some),
@@ -262,12 +262,13 @@ impl Log {
         &self,
         arena: &'static Arena,
         bytes: &mut Vec<u8>,
+        patience: Patience,
         claim: impl FnOnce(u64),
     ) -> Result<Option<Taken>> {
         if self.is_empty() {
             return Ok(None);
         }
-        self.take(arena, bytes, Patience::Wait, claim)
+        self.take(arena, bytes, patience, claim)
     }
 
     /// Copies the oldest message's inline bytes over `bytes`. `None` if there is none, or if
@@ -284,10 +285,7 @@ impl Log {
         bytes: &mut Vec<u8>,
         patience: Patience,
     ) -> Result<Option<Taken>> {
-        if self.is_empty() {
-            return Ok(None);
-        }
-        self.take(arena, bytes, patience, |_| {})
+        self.pop_claimed_into(arena, bytes, patience, |_| {})
     }
 
     fn take(

@@ -12,6 +12,7 @@ pub(crate) mod tally;
 mod tests;
 mod watch;
 pub mod wire;
+pub(crate) mod work;
 
 pub use log::{Log, Patience, Pushed};
 pub use message::{Letter, Message, Taken};

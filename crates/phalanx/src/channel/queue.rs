@@ -11,6 +11,7 @@ use super::log::{Log, Patience, Pushed};
 use super::message::{Letter, Message, Taken};
 use super::tally::{Phase, Tally};
 use super::watch::{Watch, Watches};
+use super::work::Work;
 use crate::arena::{Arena, Buffer, Shareable, Shared};
 use crate::error::{Error, Kind, Result};
 use crate::fault::crash_point;
@@ -25,10 +26,19 @@ pub struct QueueCore {
     items: Bell,
     room: Bell,
     tally: Tally,
+    work: Work,
     watches: Watches,
 }
 
 impl QueueCore {
+    /// Counts what the dead have taken and not reported as done; nobody else will.
+    fn write_off(&self, arena: &Arena) -> Result<()> {
+        self.log.settled(arena, |puts, gets| {
+            let taken = gets.min(self.tally.owed(puts));
+            self.work.write_off(arena, &self.tally, taken);
+        })
+    }
+
     /// Whether a `get` would have to wait now, as far as the counters say.
     fn is_idle(&self) -> bool {
         self.log.is_empty() && self.tally.is_open()
@@ -43,15 +53,16 @@ unsafe impl Shareable for QueueCore {
 
     fn reclaim(&self, arena: &Arena) {
         self.log.clear(arena);
+        self.work.reclaim(arena);
     }
 
     const MINDS_DEATHS: bool = true;
 
     /// The dead member may have put an item or shut the queue and told nobody, or have been woken
-    /// for an item and never have taken it.
+    /// for an item and never have taken it, or have taken one and never have reported it.
     fn peer_died(&self, arena: &Arena) {
         // A damaged log is reported to whoever uses it next.
-        let _ = self.log.settle(arena);
+        let _ = self.write_off(arena);
         let sleepers = if self.tally.is_open() { 1 } else { u32::MAX };
         self.items.ring(sleepers);
         self.room.ring(sleepers);
@@ -80,6 +91,19 @@ impl Queue {
     /// # Errors
     /// `is_arena_full`, `is_invalid` for a bound of 0.
     pub fn new(bound: Option<u64>) -> Result<Self> {
+        Self::create(bound, false)
+    }
+
+    /// A queue that knows who has taken what, for [`task_done`](Queue::task_done) and
+    /// [`join`](Queue::join): what was taken by a process that dies counts as done.
+    ///
+    /// # Errors
+    /// As [`Queue::new`].
+    pub fn joinable(bound: Option<u64>) -> Result<Self> {
+        Self::create(bound, true)
+    }
+
+    fn create(bound: Option<u64>, joinable: bool) -> Result<Self> {
         if bound == Some(0) {
             return Err(Error::new(
                 Kind::Invalid,
@@ -92,6 +116,7 @@ impl Queue {
             items: Bell::new(),
             room: Bell::new(),
             tally: Tally::new(),
+            work: Work::new(joinable),
             watches: Watches::new(),
         })?))
     }
@@ -200,7 +225,8 @@ impl Queue {
     /// # Errors
     /// `is_corrupt`.
     pub fn try_get(&self) -> Result<Option<Message>> {
-        let message = self.core.log.pop(self.core.arena())?;
+        let log = &self.core.log;
+        let message = log.pop_claimed(self.core.arena(), |number| self.claim(number))?;
         if message.is_some() {
             self.taken();
         }
@@ -214,7 +240,9 @@ impl Queue {
     #[inline]
     pub fn try_get_into(&self, bytes: &mut Vec<u8>, patience: Patience) -> Result<Option<Taken>> {
         let arena = self.core.arena();
-        let Some(taken) = self.core.log.pop_into(arena, bytes, patience)? else {
+        let claim = |number| self.claim(number);
+        let log = &self.core.log;
+        let Some(taken) = log.pop_claimed_into(arena, bytes, patience, claim)? else {
             return Ok(None);
         };
         self.taken();
@@ -223,6 +251,15 @@ impl Queue {
             return taken.into_message(arena, Vec::new()).map(|_| None);
         }
         Ok(Some(taken))
+    }
+
+    /// Writes down who takes the message, while nobody else can.
+    #[inline]
+    fn claim(&self, number: u64) {
+        let core = &*self.core;
+        if !core.tally.is_discarded(number) {
+            core.work.take(self.core.arena());
+        }
     }
 
     #[inline]
@@ -370,7 +407,9 @@ impl Queue {
     /// # Errors
     /// `is_invalid` if all messages ever put have been reported already.
     pub fn task_done(&self) -> Result<()> {
-        if self.core.tally.task_done(self.core.log.puts()) {
+        let core = &*self.core;
+        let arena = self.core.arena();
+        if core.work.done(arena, &core.tally, core.log.puts()) {
             return Ok(());
         }
         Err(Error::new(
@@ -384,13 +423,19 @@ impl Queue {
         self.core.tally.unfinished(self.core.log.puts())
     }
 
-    /// Waits until every message ever put has been reported as done, or was thrown away.
+    /// Waits until every message ever put has been reported as done, or was thrown away, or, in a
+    /// [`joinable`](Queue::joinable) queue, was taken by a process that died.
     ///
     /// # Errors
     /// `is_timeout`, `is_interrupted`.
     pub fn join(&self, deadline: Option<Instant>) -> Result<()> {
-        self.core.log.settle(self.core.arena())?;
-        self.core.tally.join(|| self.core.log.puts(), deadline)
+        let core = &*self.core;
+        let arena = self.core.arena();
+        core.log.settle(arena)?;
+        let puts = || core.log.puts();
+        let write_off = || core.write_off(arena);
+        core.work
+            .join(arena, &core.tally, puts, write_off, deadline)
     }
 }
 

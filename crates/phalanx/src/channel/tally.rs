@@ -99,7 +99,7 @@ impl Tally {
     }
 
     /// Messages that have to be worked on, done or not, if `puts` were put.
-    fn owed(&self, puts: u64) -> u64 {
+    pub(crate) fn owed(&self, puts: u64) -> u64 {
         match self.phase() {
             Phase::Discarded { taken } => taken.min(puts),
             Phase::Open | Phase::Shut => puts,
@@ -121,6 +121,13 @@ impl Tally {
             self.ring();
         }
         true
+    }
+
+    /// Counts as many as done as that, if fewer are; whoever waits is woken to look.
+    pub(crate) fn raise(&self, done: u64) {
+        if self.done.fetch_max(done, SeqCst) < done {
+            self.ring();
+        }
     }
 
     /// Messages not yet reported as done.

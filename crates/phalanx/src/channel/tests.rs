@@ -202,6 +202,26 @@ fn task_done_and_join() {
 }
 
 #[test]
+fn work_of_the_dead_counts_as_done() {
+    let queue = Queue::joinable(None).unwrap();
+    for _ in 0..3 {
+        put(&queue, &[b"x"], 0);
+    }
+    queue.get(None).unwrap();
+    in_child(|| {
+        queue.get(None).unwrap();
+        queue.get(None).unwrap();
+        queue.task_done().unwrap();
+    })
+    .wait();
+    let now = Some(std::time::Instant::now());
+    assert!(queue.join(now).unwrap_err().is_timeout());
+    queue.task_done().unwrap();
+    queue.join(None).unwrap();
+    assert!(queue.task_done().unwrap_err().is_invalid());
+}
+
+#[test]
 fn a_dropped_queue_gives_its_memory_back() {
     let arena = Arena::get().unwrap();
     let log = Log::new();

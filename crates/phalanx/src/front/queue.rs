@@ -54,7 +54,7 @@ impl<T> Queue<T> {
     /// # Errors
     /// `is_arena_full`, and the system's when the arena cannot be made.
     pub fn new() -> Result<Self> {
-        channel::Queue::new(None).map(Self::from_raw)
+        channel::Queue::joinable(None).map(Self::from_raw)
     }
 
     /// A queue for `capacity` items at a time: `put` waits for room.
@@ -62,7 +62,7 @@ impl<T> Queue<T> {
     /// # Errors
     /// `is_invalid` for a capacity of 0; else as [`new`](Self::new).
     pub fn bounded(capacity: u64) -> Result<Self> {
-        channel::Queue::new(Some(capacity)).map(Self::from_raw)
+        channel::Queue::joinable(Some(capacity)).map(Self::from_raw)
     }
 
     fn from_raw(raw: channel::Queue) -> Self {
@@ -139,7 +139,7 @@ impl<T> Queue<T> {
     /// Waits until [`task_done`](Self::task_done) was called once for each item ever put, but for
     /// those that [`close_now`](Self::close_now) threw away.
     ///
-    /// Waits for ever if a process died between taking an item and saying so.
+    /// What a process had taken and not reported when it died counts as done.
     ///
     /// # Errors
     /// `is_corrupt`.

@@ -111,10 +111,12 @@ impl Worker {
                 self.slot.set_claim(Some(number));
                 crash_point!("pool.claimed");
             };
-            let taken = self
-                .core
-                .tasks
-                .pop_claimed_into(self.core.arena(), bytes, claim)?;
+            let taken = self.core.tasks.pop_claimed_into(
+                self.core.arena(),
+                bytes,
+                Patience::Wait,
+                claim,
+            )?;
             if let Some(taken) = taken {
                 if self.searched.swap(false, Relaxed) && !self.core.tasks.is_empty() {
                     // The parent has relied on us for more than this task.

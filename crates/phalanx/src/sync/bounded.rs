@@ -17,8 +17,9 @@
 
 use std::time::Instant;
 
+use super::holdings::Holdings;
 use super::raw::Guard;
-use super::slots::{Slot, Slots, Space};
+use super::slots::Space;
 use super::{LastLook, Members, NotHeld, RawLock, SEM_VALUE_MAX, Stop, passed, slice_end};
 use crate::fault::crash_point;
 use crate::os::atomic::AtomicU32;
@@ -35,11 +36,8 @@ pub struct BoundedSemaphore {
     lock: RawLock,
     word: AtomicU32,
     max: AtomicU32,
-    /// Permits taken without an entry.
-    strays: AtomicU32,
     looked: LastLook,
-    /// Who holds how many (`number`).
-    holders: Slots,
+    taken: Holdings,
 }
 
 impl BoundedSemaphore {
@@ -138,24 +136,7 @@ impl BoundedSemaphore {
         if value >= self.max() {
             return Err(NotHeld);
         }
-        let me = home.me();
-        let holds = |slot: &&Slot| slot.number.load(Relaxed) > 0;
-        let mine = |slot: &&Slot| slot.owner() == Some(me) && holds(slot);
-        let entry = self
-            .holders
-            .iter(home)
-            .find(mine)
-            .or_else(|| self.holders.iter(home).find(holds));
-        match entry {
-            Some(entry) => {
-                entry.number.store(entry.number.load(Relaxed) - 1, Relaxed);
-            }
-            None => {
-                let _ = self
-                    .strays
-                    .fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
-            }
-        }
+        self.taken.remove(home);
         crash_point!("bounded.left");
         let before = self.word.swap(value + 1, Relaxed);
         drop(guard);
@@ -182,47 +163,16 @@ impl BoundedSemaphore {
             self.word.store(word | flag, Relaxed);
             return None;
         };
-        match self.my_entry(home) {
-            Some(entry) => entry.number.store(entry.number.load(Relaxed) + 1, Relaxed),
-            None => self.strays.store(self.strays.load(Relaxed) + 1, Relaxed),
-        }
+        self.taken.add(home);
         crash_point!("bounded.entered");
         self.word.store(left | (word & WAITERS) | flag, Relaxed);
         Some(left)
     }
 
-    /// This process's entry, if need be a new one. Under the lock.
-    fn my_entry<'a>(&'a self, home: &'a (impl Members + Space)) -> Option<&'a Slot> {
-        let me = home.me();
-        let mut unused = None;
-        for slot in self.holders.iter(home) {
-            match slot.owner() {
-                Some(owner) if owner == me => return Some(slot),
-                owner if slot.number.load(Relaxed) == 0 => unused = unused.or(Some((slot, owner))),
-                _ => {}
-            }
-        }
-        // An entry without permits says nothing, so it may be anybody's.
-        match unused {
-            Some((slot, owner)) if slot.claim_from(owner.map_or(0, |o| o.get()), me) => Some(slot),
-            // All are in use, and by the living, as far as anybody looked.
-            _ => self.holders.claim_new(home),
-        }
-    }
-
     /// Takes back what the dead hold; says whether that was anything.
     fn bury(&self, home: &(impl Members + Space)) -> bool {
         let _guard = self.guard(home);
-        let dead = |slot: &&Slot| {
-            slot.number.load(Relaxed) > 0 && slot.owner().is_some_and(|owner| !home.is_alive(owner))
-        };
-        let mut found = false;
-        for slot in self.holders.iter(home).filter(dead) {
-            slot.number.store(0, Relaxed);
-            crash_point!("bounded.burying");
-            slot.free();
-            found = true;
-        }
+        let found = self.taken.bury(home);
         if found {
             self.recompute(home);
         }
@@ -249,20 +199,14 @@ impl BoundedSemaphore {
     /// Makes the word agree with the entries, and wakes everybody. Under the lock.
     #[cold]
     fn recompute(&self, home: &impl Space) {
-        let held: u64 = self
-            .holders
-            .iter(home)
-            .map(|slot| slot.number.load(Relaxed))
-            .sum();
-        let held = held + u64::from(self.strays.load(Relaxed));
-        let value = u64::from(self.max()).saturating_sub(held);
+        let value = u64::from(self.max()).saturating_sub(self.taken.total(home));
         self.word.store(u32::try_from(value).unwrap_or(0), Relaxed);
         futex::wake_all(&self.word);
     }
 
     /// Gives back what lies outside of the object. Nobody may use it any more.
     pub fn reclaim(&self, space: &impl Space) {
-        self.holders.reclaim(space);
+        self.taken.reclaim(space);
     }
 }
 
@@ -334,6 +278,7 @@ mod tests {
             std::mem::forget(scene.semaphore.guard(&Heap));
             scene
                 .semaphore
+                .taken
                 .my_entry(&Heap)
                 .unwrap()
                 .number

@@ -28,6 +28,7 @@ pub mod barrier;
 pub mod bounded;
 pub mod condition;
 pub mod event;
+pub(crate) mod holdings;
 pub mod lock;
 pub mod owner;
 #[cfg(not(loom))]
@@ -75,13 +76,13 @@ pub enum Stop {
 pub struct NotHeld;
 
 /// The end of the next slice, or the deadline if that is nearer.
-fn slice_end(deadline: Option<Instant>) -> Instant {
+pub(crate) fn slice_end(deadline: Option<Instant>) -> Instant {
     let slice = Instant::now() + SLICE;
     deadline.map_or(slice, |deadline| deadline.min(slice))
 }
 
 /// Whether a deadline has passed.
-fn passed(deadline: Option<Instant>) -> bool {
+pub(crate) fn passed(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
@@ -106,15 +107,15 @@ fn this_thread() -> u32 {
 /// A program that polls must find a dead owner, too, but not pay for system calls at each try.
 #[derive(Debug, Default)]
 #[repr(transparent)]
-struct LastLook(AtomicU32);
+pub(crate) struct LastLook(AtomicU32);
 
 impl LastLook {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(AtomicU32::new(0))
     }
 
     /// Whether it is time to look again; counts as having looked.
-    fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
         // Milliseconds, wrapping round every 49 days.
         let now = (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32;

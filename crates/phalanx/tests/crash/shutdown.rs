@@ -1,8 +1,8 @@
-//! The scenario of a queue's end and of `join`: see `../crash.rs`.
+//! The scenarios of a queue's end and of `join`: see `../crash.rs`.
 
 use phalanx::channel::Queue;
 
-use super::{Child, Run, VICTIMS, audited, put, retry};
+use super::{Child, Run, VICTIMS, audited, put, retry, soon};
 
 /// The victim shuts one queue, in which others sleep, and reports the last work of another, which
 /// somebody waits for. Nobody sleeps on, whoever has to wake them.
@@ -37,5 +37,37 @@ pub(super) fn shutdown(run: &Run) {
         run.check(queue.len().unwrap() == 0, "something is left");
         let error = retry(|| queue.get(None)).unwrap_err();
         run.check(error.is_closed(), error);
+    });
+}
+
+/// What the dead have taken and not reported counts as done, and nothing else does.
+pub(super) fn work(run: &Run) {
+    const WORK: u32 = 24;
+    audited(run, || {
+        let queue = Queue::joinable(None).unwrap();
+        (0..WORK).for_each(|id| put(&queue, id));
+        let do_all = || {
+            while queue.try_get().unwrap().is_some() {
+                queue.task_done().unwrap();
+            }
+        };
+        // Dies with something in its hands, for the victim to write off.
+        Child::fork(|| drop(queue.try_get().unwrap())).wait_unburied();
+        let victim = run.victim(|| {
+            do_all();
+            retry(|| queue.join(None)).unwrap();
+        });
+        let sibling = Child::fork(do_all);
+        victim.wait();
+        run.check(sibling.wait() == 0, "the sibling failed");
+        run.bury(&victim);
+        do_all();
+        let joined = retry(|| queue.join(soon()));
+        run.check(joined.is_ok(), "work of the dead is waited for");
+        put(&queue, WORK);
+        run.check(queue.unfinished() == 1, "too much is done");
+        do_all();
+        run.check(queue.unfinished() == 0, "too little is done");
+        run.check(queue.task_done().is_err(), "more is done than was put");
     });
 }
