@@ -44,6 +44,8 @@ class Popen(popen_fork.Popen):
     def _launch(self, process_obj: BaseProcess) -> None:
         # First: it refuses a start from a main module that is still being imported.
         data = spawn.get_preparation_data(process_obj._name)
+        if "init_main_from_path" in data:
+            data["main_code"] = spawn.compiled_main(data["init_main_from_path"])
         _phalanx.ensure_arena()
         self._member = member = _phalanx.reserve_child()
         fds: list[int] = []

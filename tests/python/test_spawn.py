@@ -22,6 +22,42 @@ print("exit code", process.exitcode)
 """
 
 
+CHANGING = """
+import sys
+import phalanx as mp
+
+def target():
+    print("first", __name__, __file__ == sys.argv[1], flush=True)
+
+def start():
+    process = mp.get_context("spawn").Process(target=target)
+    process.start()
+    process.join()
+    print("exit code", process.exitcode, flush=True)
+
+if __name__ == "__main__":
+    start()
+    start()
+    with open(__file__) as file:
+        text = file.read()
+    with open(__file__, "w") as file:
+        file.write(text.replace('"first"', '"second one"'))
+    start()
+    with open(__file__, "w") as file:
+        file.write("1 +")
+    start()
+"""
+
+
+def test_children_run_the_main_module_as_it_is_at_their_start(tmp_path):
+    script = tmp_path / "changing.py"
+    script.write_text(CHANGING)
+    done = run_python(script, script)
+    line = "{} __mp_main__ True\nexit code 0\n".format
+    assert done.stdout == 2 * line("first") + line("second one") + "exit code 1\n"
+    assert "SyntaxError" in done.stderr and str(script) in done.stderr
+
+
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_missing_main_guard_is_explained(method, tmp_path):
     script = tmp_path / "unguarded.py"
