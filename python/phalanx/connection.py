@@ -21,6 +21,7 @@ from .context import BufferTooShort as BufferTooShort
 
 TYPE_CHECKING = False  # `typing`, `pickle` and `socket` take longer to import than all of this
 if TYPE_CHECKING:
+    import io
     from collections.abc import Callable
     from types import TracebackType
     from typing import Any
@@ -93,6 +94,33 @@ def _check_length(address: Address) -> None:
 
 class Connection(_phalanx.Connection):
     """One end of a pipe, or of a socket connected to a `Listener`."""
+
+    # For subclasses and patches that know the standard library's. The first two are for the bytes
+    # of a stream themselves, without the lengths that messages have before them.
+
+    def _send(self, buf: Any, write: Callable[[int, Any], int] = os.write) -> None:
+        view = memoryview(buf).cast("B")
+        while view:
+            view = view[write(self.fileno(), view) :]
+
+    def _recv(self, size: int, read: Callable[[int, int], bytes] = os.read) -> io.BytesIO:
+        import io
+
+        got = io.BytesIO()
+        while got.tell() < size:
+            part = read(self.fileno(), size - got.tell())
+            if not part:
+                raise EOFError if not got.tell() else OSError("got end of file during message")
+            got.write(part)
+        return got
+
+    def _send_bytes(self, buf: Any) -> None:
+        self.send_bytes(buf)
+
+    def _recv_bytes(self, maxsize: int | None = None) -> io.BytesIO:
+        import io
+
+        return io.BytesIO(self.recv_bytes(maxsize))
 
 
 _ConnectionBase = _phalanx.Connection

@@ -30,6 +30,14 @@ _SHM_SAFE_NAME_LENGTH = 14  # a limit of other systems, kept for the sake of sho
 _DIRECTORY = "/dev/shm"
 
 
+def __getattr__(name: str) -> Any:
+    if name == "_posixshmem":  # for programs that call it by way of this module
+        import _posixshmem  # type: ignore[import-not-found]
+
+        return _posixshmem
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def _make_filename() -> str:
     """Invent a name for a block."""
     return _SHM_NAME_PREFIX + os.urandom((_SHM_SAFE_NAME_LENGTH - len(_SHM_NAME_PREFIX)) // 2).hex()

@@ -135,3 +135,48 @@ def test_default_start_method_is_the_same():
     program = "import {} as mp; print(mp.get_start_method(), mp.get_all_start_methods())"
     ours, theirs = (run_python("-c", program.format(m)) for m in ("phalanx", "multiprocessing"))
     assert ours.stdout == theirs.stdout
+
+
+def test_the_inside_of_connections(mp):
+    from multiprocessing.connection import Connection
+
+    here, there = mp.Pipe()
+    here._send_bytes(b"message")
+    assert there._recv_bytes().getvalue() == b"message"
+    here, there = mp.Pipe()
+    theirs = Connection(there.fileno())  # a stream from now on
+    here._send(b"\0\0\0\2hi")
+    assert theirs.recv_bytes() == b"hi"
+    theirs.send_bytes(b"ho")
+    assert here._recv(6).getvalue() == b"\0\0\0\2ho"
+    theirs._handle = None
+    there.close()
+    with pytest.raises(EOFError):
+        here._recv(1)
+
+
+def test_names_that_libraries_take_from_inside():
+    """Those that no other test comes by; see the libraries' own sources for why."""
+    for path in """
+        connection.SocketListener connection.SocketClient connection.address_type
+        connection.reduce_connection context._concrete_contexts context._force_start_method
+        forkserver.read_signed forkserver.ForkServer heap.rebuild_arena heap.reduce_arena
+        managers.Server managers.State managers.Token managers.IteratorProxy pool.mapstar
+        pool.starmapstar pool.Pool._repopulate_pool_static pool.Pool._join_exited_workers
+        popen_fork.Popen._launch popen_spawn_posix.Popen._launch process.ORIGINAL_DIR
+        queues.Full queues.Empty queues._sentinel queues.Queue._after_fork queues.Queue._reset
+        queues.Queue._feed queues.Queue._start_thread queues.Queue._finalize_close
+        queues.Queue._finalize_join queues.Queue._terminate_broken
+        reduction.ForkingPickler._extra_reducers reduction._reduce_socket
+        reduction.AbstractReducer resource_sharer.DupFd.detach resource_tracker.main
+        shared_memory._posixshmem sharedctypes.typecode_to_type spawn.get_command_line
+        spawn._fixup_main_from_path spawn._fixup_main_from_name spawn._python_exe
+        synchronize.SemLock._make_name synchronize.SemLock._rand util.Finalize.still_active
+        util._run_after_forkers util._args_from_interpreter_flags util._close_stdin
+        util._log_to_stderr util.ForkAwareLocal util.MAXFD util.close_all_fds_except
+        util.sub_warning util.spawnv_passfds util.is_abstract_socket_namespace
+    """.split():
+        module, *names = path.split(".")
+        found = importlib.import_module(f"phalanx.{module}")
+        for name in names:
+            found = getattr(found, name)
