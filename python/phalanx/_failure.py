@@ -1,4 +1,4 @@
-"""How the exception that ended a child comes to its parent.
+"""How exceptions come from a child to its parent, above all the one that ended it.
 
 Each child gets a small anonymous file from its parent. A child that fails writes its exception
 there; the parent reads it once the child has ended. The file needs no reader and never blocks,
@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["record", "read", "use"]
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["portable", "record", "read", "use"]
 
 # What a report begins with: under spawn and forkserver the same file brought the child its
 # arguments, and a child may die before it has read them.
@@ -24,6 +28,39 @@ def use(fd: int | None) -> None:
     _fd = fd
 
 
+class _Portable:
+    """Pickles as its exception, which is made anew from its parts."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self.error), self.error.args, self.error.__dict__)
+
+
+def _restore(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
+
+def portable(error: BaseException) -> BaseException | _Portable:
+    """What to pickle so that ``error`` arrives.
+
+    That is the exception itself, unless it cannot be unpickled: its pickle calls its class with
+    ``error.args``, and many a class wants other arguments. Then it is a stand-in, which becomes the
+    exception without such a call.
+    """
+    import pickle
+
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        if type(error).__reduce__ is BaseException.__reduce__:
+            return _Portable(error)
+    return error
+
+
 def record(error: BaseException) -> str:
     """Leave ``error`` for the parent, and give its traceback as text."""
     import pickle
@@ -32,7 +69,7 @@ def record(error: BaseException) -> str:
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     if _fd is not None:
         try:
-            data = pickle.dumps((error, text))
+            data = pickle.dumps((portable(error), text))
             pickle.loads(data)
         except Exception:
             # The exception, or something in it, cannot travel: its name and text can.

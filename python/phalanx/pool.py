@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import _phalanx, util
+from . import _failure, _phalanx, util
 from .context import TimeoutError as TimeoutError
 from .reduction import ForkingPickler
 
@@ -106,7 +106,7 @@ class ExceptionWithTraceback:
         self.tb = f'\n"""\n{text}"""'
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return rebuild_exc, (self.exc, self.tb)
+        return rebuild_exc, (_failure.portable(self.exc), self.tb)
 
 
 def rebuild_exc(exc: BaseException, tb: str) -> BaseException:
@@ -146,7 +146,7 @@ def _pack_error(error: BaseException, wrap: bool) -> tuple[bytes, str | None]:
     """
     text = ExceptionWithTraceback(error, error.__traceback__).tb if wrap else None
     try:
-        return bytes(ForkingPickler.dumps(error)), text
+        return bytes(ForkingPickler.dumps(_failure.portable(error))), text
     except Exception as refusal:
         return bytes(ForkingPickler.dumps(MaybeEncodingError(refusal, error))), text
 

@@ -101,14 +101,26 @@ class OddError(BaseException):
 
 
 class QuotaError(Exception):
-    """It pickles, and does not unpickle."""
+    """It pickles, and does not unpickle by a call of the class."""
 
     def __init__(self, user, used):
         super().__init__(f"{user} has used {used}")
+        self.used = used
 
 
 def overdraw(x):
     raise QuotaError("ada", x)
+
+
+class StubbornError(Exception):
+    """It pickles, and does not unpickle."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def be_stubborn(x):
+    raise StubbornError("will not go")
 
 
 class Sealed:
@@ -622,11 +634,19 @@ def test_a_result_that_cannot_be_unpickled(pool):
     assert pool.map(square, range(3)) == [0, 1, 4]
 
 
-def test_an_exception_that_cannot_be_unpickled(pool):
-    for call in (lambda: pool.apply(overdraw, (1,)), lambda: pool.map(overdraw, [1, 2])):
-        with pytest.raises(TypeError, match="__init__") as caught:
+def test_an_exception_whose_class_wants_other_arguments(pool):
+    for call in (lambda: pool.apply(overdraw, (1,)), lambda: pool.map(overdraw, [1, 1])):
+        with pytest.raises(QuotaError, match="ada has used 1") as caught:
             call()
-        assert "QuotaError: ada has used" in str(caught.value.__cause__)
+        assert caught.value.used == 1
+        assert "in overdraw" in str(caught.value.__cause__)
+
+
+def test_an_exception_that_cannot_be_unpickled(pool):
+    for call in (lambda: pool.apply(be_stubborn, (1,)), lambda: pool.map(be_stubborn, [1, 2])):
+        with pytest.raises(ValueError, match="no number") as caught:
+            call()
+        assert "StubbornError: will not go" in str(caught.value.__cause__)
     assert pool.map(square, range(3)) == [0, 1, 4]
 
 
