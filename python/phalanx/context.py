@@ -388,8 +388,21 @@ def get_spawning_popen() -> Any:
 
 
 def set_spawning_popen(popen: Any) -> None:
-    """Say that this thread pickles for the start of a child; None: no longer."""
+    """Say that this thread pickles for the start of a child; None: no longer.
+
+    The standard module is told, too, if the program uses both: a library that got a context of
+    phalanx may hand objects of its own, built on the standard ones, to the children.
+    """
     _tls.spawning_popen = popen
+    if standard := _standard("context"):
+        standard.set_spawning_popen(popen)
+
+
+def _standard(module: str) -> ModuleType | None:
+    """A module of the standard package, if it is loaded beside ours and not replaced by it."""
+    found = sys.modules.get(f"multiprocessing.{module}")
+    replaced = found is sys.modules.get(f"{__package__}.{module}")
+    return None if replaced else found
 
 
 def assert_spawning(obj: object) -> None:

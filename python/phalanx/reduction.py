@@ -44,6 +44,8 @@ class ForkingPickler(pickle.Pickler):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.dispatch_table: Any = self._copyreg_dispatch_table.copy()
+        if standard := context._standard("reduction"):
+            self.dispatch_table.update(standard.ForkingPickler._extra_reducers)
         self.dispatch_table.update(self._extra_reducers)
 
     @classmethod

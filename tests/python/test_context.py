@@ -120,3 +120,19 @@ def test_another_platform_gets_one_sentence():
     assert done.stderr.splitlines()[-1] == (
         "ImportError: phalanx runs on Linux only, and this is 'win32'; use multiprocessing here"
     )
+
+
+def test_a_library_on_the_standard_module_takes_a_context(start_method, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "import phalanx\n"
+        "if __name__ == '__main__':\n"
+        f"    context = phalanx.get_context({start_method!r})\n"
+        "    with ProcessPoolExecutor(2, mp_context=context) as executor:\n"
+        "        parent = executor.submit(phalanx.parent_process).result()\n"
+        "        print(*executor.map(abs, [-1, 2]), parent)\n"
+    )
+    done = run_python(program)
+    assert done.returncode == 0 and done.stdout.startswith("1 2 <_ParentProcess"), done
