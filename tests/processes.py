@@ -99,6 +99,7 @@ def run_python(
     cwd: str | Path | None = None,
     timeout: float = 60,
     options: Sequence[str] = (),
+    stdin: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python program to its end in a clean environment, all output caught.
 
@@ -112,13 +113,13 @@ def run_python(
         env=environment,
         cwd=cwd,
         text=True,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
     try:
-        out, err = program.communicate(timeout=timeout)
+        out, err = program.communicate(stdin or None, timeout=timeout)
     except subprocess.TimeoutExpired:
         os.killpg(program.pid, signal.SIGKILL)
         out, err = program.communicate()

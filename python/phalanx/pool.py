@@ -181,10 +181,13 @@ def _helper_reraises_exception(ex: BaseException) -> None:
 def _pickle_by_value(function: Any, refused: BaseException | None) -> bytes | None:
     """The function's pickle by cloudpickle, if that is installed and called for; else None.
 
-    It is called for if pickle has ``refused``, and for functions of an interactive ``__main__``:
-    they can be pickled by name, but a worker would not find them.
+    It is called for if pickle has ``refused``, and for functions of a ``__main__`` without a file
+    (a prompt, ``-c``, a program on standard input): they can be pickled by name, but a worker would
+    not find them.
     """
-    if refused is None and hasattr(sys.modules.get("__main__"), "__file__"):
+    from .spawn import main_module
+
+    if refused is None and main_module():
         return None
     try:
         import cloudpickle  # type: ignore[import-untyped,unused-ignore]

@@ -522,7 +522,8 @@ def test_functions_that_pickle_refuses(pool):
     assert pool.apply(lambda x: x + offset, (1,)) == 21
 
 
-def test_functions_of_an_interactive_main(start_method):
+@pytest.mark.parametrize("where", ["-c", "-"])
+def test_functions_of_a_main_without_a_file(start_method, where):
     pytest.importorskip("cloudpickle")
     program = (
         "import phalanx\n"
@@ -530,7 +531,8 @@ def test_functions_of_an_interactive_main(start_method):
         "    def late(x): return x + 1\n"
         "    print(pool.map(late, range(3)))\n"
     )
-    done = processes.run_python("-c", program)
+    arguments = ["-c", program] if where == "-c" else [where]
+    done = processes.run_python(*arguments, stdin="" if where == "-c" else program)
     assert (done.stdout, done.stderr) == ("[1, 2, 3]\n", "")
 
 
