@@ -29,6 +29,50 @@ globals().update(
     (name, getattr(context._default_context, name)) for name in __all__ if name != "reducer"
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # What the two statements above do, for those who read and do not run it.
+    from .context import AuthenticationError as AuthenticationError
+    from .context import BufferTooShort as BufferTooShort
+    from .context import ProcessError as ProcessError
+    from .context import TimeoutError as TimeoutError
+    from .pool import WorkerDied as WorkerDied
+    from .synchronize import AbandonedLockWarning as AbandonedLockWarning
+
+    Array = context._default_context.Array
+    Barrier = context._default_context.Barrier
+    BoundedSemaphore = context._default_context.BoundedSemaphore
+    Condition = context._default_context.Condition
+    Event = context._default_context.Event
+    JoinableQueue = context._default_context.JoinableQueue
+    Lock = context._default_context.Lock
+    Manager = context._default_context.Manager
+    Pipe = context._default_context.Pipe
+    Pool = context._default_context.Pool
+    Process = context._default_context.Process
+    Queue = context._default_context.Queue
+    RLock = context._default_context.RLock
+    RawArray = context._default_context.RawArray
+    RawValue = context._default_context.RawValue
+    Semaphore = context._default_context.Semaphore
+    SimpleQueue = context._default_context.SimpleQueue
+    Value = context._default_context.Value
+    active_children = context._default_context.active_children
+    allow_connection_pickling = context._default_context.allow_connection_pickling
+    cpu_count = context._default_context.cpu_count
+    current_process = context._default_context.current_process
+    freeze_support = context._default_context.freeze_support
+    get_all_start_methods = context._default_context.get_all_start_methods
+    get_context = context._default_context.get_context
+    get_logger = context._default_context.get_logger
+    get_start_method = context._default_context.get_start_method
+    log_to_stderr = context._default_context.log_to_stderr
+    parent_process = context._default_context.parent_process
+    reducer = context._default_context.reducer
+    set_executable = context._default_context.set_executable
+    set_forkserver_preload = context._default_context.set_forkserver_preload
+    set_start_method = context._default_context.set_start_method
+
 SUBDEBUG = 5
 SUBWARNING = 25
 

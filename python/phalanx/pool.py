@@ -17,7 +17,7 @@ import types
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _failure, _phalanx, util
 from .context import TimeoutError as TimeoutError
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from .process import BaseProcess
 
 __all__ = ["Pool", "ThreadPool", "WorkerDied"]
+
+S = TypeVar("S")
+R = TypeVar("R")
 
 INIT = "INIT"
 RUN = "RUN"
@@ -302,7 +305,25 @@ def _serve_queues(
 # -- results ---------------------------------------------------------------------------------------
 
 
-class ApplyResult(_phalanx.PoolResult):
+if TYPE_CHECKING:
+
+    class _Result(_phalanx.PoolResult, Generic[R]):
+        def get(self, timeout: float | None = None) -> R: ...
+
+    class _Iterator(_phalanx.PoolIterator, Generic[R]):
+        def __next__(self) -> R: ...
+        def next(self, timeout: float | None = None) -> R: ...
+
+else:
+
+    class _Result(_phalanx.PoolResult):
+        __class_getitem__ = classmethod(types.GenericAlias)
+
+    class _Iterator(_phalanx.PoolIterator):
+        __class_getitem__ = classmethod(types.GenericAlias)
+
+
+class ApplyResult(_Result[R]):
     """The result of a call that may still be under way.
 
     ``get(timeout=None)`` waits for it, ``wait(timeout=None)`` too, ``ready()`` and ``successful()``
@@ -322,13 +343,11 @@ class ApplyResult(_phalanx.PoolResult):
         pool = self._pool
         return {} if pool is None else pool._cache
 
-    __class_getitem__: Any = classmethod(types.GenericAlias)
-
 
 AsyncResult = ApplyResult
 
 
-class MapResult(ApplyResult):
+class MapResult(ApplyResult[list[R]]):
     """The result of a map that may still be under way: a list."""
 
     def __init__(
@@ -336,14 +355,14 @@ class MapResult(ApplyResult):
         pool: Pool,
         chunksize: int,
         length: int,
-        callback: Callable[[list[Any]], object] | None,
+        callback: Callable[[list[R]], object] | None,
         error_callback: Callable[[BaseException], object] | None,
     ) -> None:
         chunksize = max(chunksize, 0)
         self._create(pool._hub, pool, callback, error_callback, chunksize, length)
 
 
-class IMapIterator(_phalanx.PoolIterator):
+class IMapIterator(_Iterator[R]):
     """The results of a call item by item, in order. ``next(timeout=None)`` waits for one."""
 
     _ordered = True
@@ -352,7 +371,7 @@ class IMapIterator(_phalanx.PoolIterator):
         self._create(pool._hub, pool, self._ordered)
 
 
-class IMapUnorderedIterator(IMapIterator):
+class IMapUnorderedIterator(IMapIterator[R]):
     """The results of a call item by item, as they come."""
 
     _ordered = False
@@ -593,24 +612,25 @@ class Pool:
 
     def apply(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., R],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] = {},  # noqa: B006
-    ) -> Any:
+    ) -> R:
         """``func(*args, **kwds)`` in a worker; blocks for the result."""
         if type(self).apply_async is not Pool.apply_async:
             return self.apply_async(func, args, kwds).get()
         self._check_running()
-        return self._hub.apply(func, args, kwds)
+        result: R = self._hub.apply(func, args, kwds)
+        return result
 
     def apply_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., R],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] = {},  # noqa: B006
-        callback: Callable[[Any], object] | None = None,
+        callback: Callable[[R], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> ApplyResult:
+    ) -> ApplyResult[R]:
         """As `apply`, but returns an `ApplyResult` at once.
 
         Errors, that of an argument that cannot be pickled too, are raised by its ``get()``.
@@ -620,8 +640,8 @@ class Pool:
         return self._hub.apply_async(ApplyResult, self, func, args, kwds, callback, error_callback)
 
     def map(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
-    ) -> list[Any]:
+        self, func: Callable[[S], R], iterable: Iterable[S], chunksize: int | None = None
+    ) -> list[R]:
         """``[func(item) for item in iterable]`` in the workers; blocks for the list.
 
         All items are worked on, then the first error is raised if there was one.
@@ -630,32 +650,32 @@ class Pool:
 
     def starmap(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., R],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-    ) -> list[Any]:
+    ) -> list[R]:
         """As `map`, for ``func(*item)``."""
         return self._map(func, iterable, starmapstar, chunksize)
 
     def map_async(
         self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
+        func: Callable[[S], R],
+        iterable: Iterable[S],
         chunksize: int | None = None,
-        callback: Callable[[list[Any]], object] | None = None,
+        callback: Callable[[list[R]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult:
+    ) -> MapResult[R]:
         """As `map`, but returns a `MapResult` at once."""
         return self._map_async(func, iterable, mapstar, chunksize, callback, error_callback)
 
     def starmap_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., R],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-        callback: Callable[[list[Any]], object] | None = None,
+        callback: Callable[[list[R]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult:
+    ) -> MapResult[R]:
         """As `starmap`, but returns a `MapResult` at once."""
         return self._map_async(func, iterable, starmapstar, chunksize, callback, error_callback)
 
@@ -681,7 +701,7 @@ class Pool:
         chunksize: int | None = None,
         callback: Callable[[list[Any]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> MapResult:
+    ) -> MapResult[Any]:
         self._check_running()
         items, chunksize = self._chunks(iterable, chunksize)
         star = mapper is starmapstar
@@ -704,11 +724,11 @@ class Pool:
 
     def imap(
         self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
+        func: Callable[[S], R],
+        iterable: Iterable[S],
         chunksize: int = 1,
         buffersize: int | None = None,
-    ) -> Iterator[Any]:
+    ) -> IMapIterator[R]:
         """An iterator over ``func(item) for item in iterable``, in order.
 
         The iterable is read as results are taken, some hundreds ahead; with ``buffersize``, never
@@ -716,26 +736,30 @@ class Pool:
         smaller if need be, and no further once the iterator was dropped or the pool is joined. An
         error of an item, or of the iterable, is raised in its place.
         """
-        return self._imap(IMapIterator, func, iterable, chunksize, buffersize)
+        results: IMapIterator[R] = self._imap(IMapIterator, func, iterable, chunksize, buffersize)
+        return results
 
     def imap_unordered(
         self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
+        func: Callable[[S], R],
+        iterable: Iterable[S],
         chunksize: int = 1,
         buffersize: int | None = None,
-    ) -> Iterator[Any]:
+    ) -> IMapIterator[R]:
         """As `imap`, but results come in the order in which they are ready."""
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, buffersize)
+        results: IMapIterator[R] = self._imap(
+            IMapUnorderedIterator, func, iterable, chunksize, buffersize
+        )
+        return results
 
     def _imap(
         self,
-        result_class: type[IMapIterator],
+        result_class: type[IMapIterator[Any]],
         func: Callable[[Any], Any],
         iterable: Iterable[Any],
         chunksize: int,
         buffersize: int | None,
-    ) -> Iterator[Any]:
+    ) -> Any:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize!r}")

@@ -13,7 +13,7 @@ from . import _phalanx
 
 TYPE_CHECKING = False  # `typing` and `queue` take longer to import than all of this
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from queue import Empty as Empty
     from queue import Full as Full
     from types import ModuleType
@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
     class _Native(_phalanx.Queue, Generic[T]):
-        pass
+        def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None: ...
+        def get(self, block: bool = True, timeout: float | None = None) -> T: ...
+        def put_nowait(self, obj: T) -> None: ...
+        def get_nowait(self) -> T: ...
+        def put_many(self, items: Iterable[T], timeout: float | None = None) -> int: ...
+        def get_many(self, max_items: int, timeout: float | None = None) -> list[T]: ...
 
 else:
     T = object
@@ -177,8 +182,8 @@ class _Base(_Native[T]):
     _wlock = _Lazy(_make_lock)
     _poll = _Lazy(lambda queue: queue._reader.poll)
 
-    def _set_up(self, maxsize: int, ctx: BaseContext) -> None:
-        self._create(maxsize, ctx.get_start_method() == "fork")
+    def _set_up(self, maxsize: int, ctx: BaseContext, joinable: bool = False) -> None:
+        self._create(maxsize, ctx.get_start_method() == "fork", joinable)
         if type(self).__module__ != __name__:
             # All processes that use a subclass shall use the same locks.
             self._rlock, self._wlock = ctx.Lock(), ctx.Lock()
@@ -330,7 +335,7 @@ class JoinableQueue(Queue[T]):
     """
 
     def __init__(self, maxsize: int = 0, *, ctx: BaseContext) -> None:
-        self._create(maxsize, ctx.get_start_method() == "fork", joinable=True)
+        self._set_up(maxsize, ctx, joinable=True)
 
     def task_done(self) -> None:
         """Says that one item that was taken has been worked on.

@@ -139,7 +139,7 @@ class BaseManager:
         self._state.value = State.INITIAL
         self._serializer = serializer
         self._Listener, self._Client = listener_client[serializer]
-        self._ctx: Any = ctx or get_context()  # type: ignore[misc]
+        self._ctx: Any = ctx or get_context()
         self._shutdown_timeout = shutdown_timeout
 
     def _expect_initial(self) -> None:

@@ -1,0 +1,78 @@
+"""Not run: what a type checker has to make of programs that use phalanx."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typing_extensions import assert_type
+
+import phalanx as mp
+from phalanx.connection import Connection
+from phalanx.managers import SyncManager
+from phalanx.pool import ApplyResult, MapResult, Pool, ThreadPool
+from phalanx.queues import JoinableQueue, Queue, ShutDown, SimpleQueue
+from phalanx.synchronize import Event, Lock
+
+
+def length(text: str) -> int:
+    return len(text)
+
+
+def add(one: int, other: int) -> float:
+    return one + other
+
+
+def queues(
+    numbers: Queue[int], words: JoinableQueue[str], pairs: SimpleQueue[tuple[int, str]]
+) -> None:
+    numbers.put(1, timeout=1.5)
+    numbers.put("one")  # error: arg-type
+    assert_type(numbers.get(), int)
+    assert_type(numbers.get_nowait(), int)
+    assert_type(numbers.get_many(10), list[int])
+    assert_type(numbers.put_many(range(3)), int)
+    words.put_nowait("one")
+    words.put_nowait(1)  # error: arg-type
+    assert_type(words.get(), str)
+    words.task_done()
+    assert_type(pairs.get(), tuple[int, str])
+    numbers.shutdown(immediate=True)
+    assert_type(numbers.is_shutdown, bool)
+    pairs.shutdown()  # error: attr-defined
+
+
+def pools(pool: Pool, threads: ThreadPool) -> None:
+    assert_type(pool.map(length, ["a", "b"]), list[int])
+    pool.map(length, [1, 2])  # error: arg-type
+    assert_type(pool.starmap(add, [(1, 2)]), list[float])
+    assert_type(pool.apply(add, (1, 2)), float)
+    assert_type(pool.apply_async(add, (1, 2)), ApplyResult[float])
+    assert_type(pool.apply_async(add, (1, 2)).get(timeout=1), float)
+    assert_type(pool.map_async(length, ["a"]), MapResult[int])
+    assert_type(pool.map_async(length, ["a"]).get(), list[int])
+    assert_type(next(pool.imap(length, ["a"], buffersize=2)), int)
+    assert_type(pool.imap_unordered(length, ["a"]).next(timeout=1), int)
+    assert_type(list(threads.imap(length, ["a"])), list[int])
+    with pool as same:
+        assert_type(same, Pool)
+
+
+def package() -> None:
+    assert_type(mp.Queue(3), Queue[Any])
+    assert_type(mp.Pipe(), tuple[Connection, Connection])
+    assert_type(mp.Lock(), Lock)
+    assert_type(mp.Event().wait(1), bool)
+    assert_type(mp.Lock().locked(), bool)
+    assert_type(mp.Manager(), SyncManager)
+    assert_type(mp.cpu_count(), int)
+    process = mp.Process(target=add, args=(1, 2), daemon=True)
+    process.interrupt()
+    assert_type(process.exitcode, int | None)
+    context = mp.get_context("spawn")
+    assert_type(context.Event(), Event)
+    with mp.Pool(2) as pool:
+        assert_type(pool.map(length, ["a"]), list[int])
+    try:
+        mp.Queue().get(timeout=0.1)
+    except (ShutDown, mp.TimeoutError, mp.WorkerDied) as error:
+        assert_type(error, ShutDown | mp.TimeoutError | mp.WorkerDied)
