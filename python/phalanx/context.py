@@ -210,11 +210,15 @@ class BaseContext:
 
         set_executable(executable)
 
-    def set_forkserver_preload(self, module_names: list[str]) -> None:
-        """Modules that the fork server imports once, for all its children."""
+    def set_forkserver_preload(self, module_names: list[str], *, on_error: str = "ignore") -> None:
+        """Modules that the fork server imports once, for all its children.
+
+        ``on_error`` is what it does about one that cannot be imported: "ignore" it, "warn" by an
+        ImportWarning, or "fail", so that no child can be started.
+        """
         from .forkserver import set_forkserver_preload
 
-        set_forkserver_preload(module_names)
+        set_forkserver_preload(module_names, on_error=on_error)
 
     def get_context(self, method: str | None = None) -> BaseContext:
         """The context of a start method; this one if None."""

@@ -60,6 +60,7 @@ class ForkServer:
         self._inherited_fds: list[int] | None = None
         self._lock = threading.Lock()
         self._preload_modules: list[str] = ["__main__"]
+        self._preload_on_error = "ignore"
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:
@@ -82,11 +83,23 @@ class ForkServer:
                 pass
             self._forkserver_pid = None
 
-    def set_forkserver_preload(self, modules_names: Sequence[str]) -> None:
-        """Modules that the server imports at its start. Without effect once it runs."""
+    def set_forkserver_preload(
+        self, modules_names: Sequence[str], *, on_error: str = "ignore"
+    ) -> None:
+        """Modules that the server imports at its start. Without effect once it runs.
+
+        Args:
+            on_error: what to do about a module that cannot be imported. "ignore": nothing, the
+                children that import it will fail. "warn": an ImportWarning, in the server. "fail":
+                the server ends with a traceback, and starting a child raises EOFError or
+                ConnectionError.
+        """
         if not all(type(name) is str for name in modules_names):
             raise TypeError("module_names must be a list of strings")
+        if on_error not in ("ignore", "warn", "fail"):
+            raise ValueError(f"on_error must be 'ignore', 'warn', or 'fail', not {on_error!r}")
         self._preload_modules = list(modules_names)
+        self._preload_on_error = on_error
 
     def get_inherited_fds(self) -> list[int] | None:
         """In a child of the server: the descriptors its parent sent along; else None."""
@@ -115,7 +128,8 @@ class ForkServer:
                     f"from {__name__} import main; "
                     f"main({theirs.fileno()}, {arena}, {self._preload_modules!r}, "
                     f"sys_path={sys.path!r}, installed={_install.is_installed()}, "
-                    f"interrupt_held={held}, prepared={file})"
+                    f"interrupt_held={held}, prepared={file}, "
+                    f"on_error={self._preload_on_error!r})"
                 )
                 args = [exe, *util._args_from_interpreter_flags(), "-c", command]
                 self._forkserver_pid = util.spawnv_passfds(exe, args, passed)
@@ -155,6 +169,7 @@ class ForkServer:
         """
         if len(fds) + 16 > MAXFDS_TO_SEND:
             raise ValueError(f"too many descriptors for a child: {len(fds)}")
+        strict = self._preload_on_error == "fail"
         for attempt in range(_ATTEMPTS):
             self.ensure_running()
             control = self._forkserver_alive_fd
@@ -166,17 +181,29 @@ class ForkServer:
             sent = [file, control, _phalanx.arena_fd(), *tracker, *streams, *fds]
             try:
                 return _phalanx.zygote_start(control, note, sent, watched)
-            except (BrokenPipeError, ConnectionResetError, EOFError):
-                # The server or the child it had ready died with the request: ask again.
-                if attempt == _ATTEMPTS - 1:
+            except (BrokenPipeError, ConnectionResetError, EOFError) as error:
+                # The server or the child it had ready died with the request: ask again, unless it
+                # was told to die of a module, and would do so once more.
+                if strict or attempt == _ATTEMPTS - 1:
+                    if hasattr(error, "add_note"):
+                        error.add_note(
+                            "Forkserver process may have crashed at its start: see its traceback "
+                            f"on stderr. It was to preload {self._preload_modules}."
+                        )
                     raise
         raise AssertionError("not reached")
 
     def connect_to_new_process(self, fds: Sequence[int]) -> tuple[int, int]:
-        """Not how phalanx starts processes: raises NotImplementedError; use a Process."""
-        raise NotImplementedError(
-            "phalanx's fork server is reached through Process objects of its context only"
-        )
+        """Have a child started that gets its Process object by a pipe.
+
+        The caller writes two pickles to the second descriptor that is returned: of what
+        `spawn.get_preparation_data` gives, and of the Process object. From the first it reads the
+        child's pid and, when the child has ended, its exit code, both by `read_signed`. The child
+        gets copies of `fds`: see `get_inherited_fds`. (A Process's own start needs none of that.)
+        """
+        from ._relay import connect
+
+        return connect(fds)
 
 
 def preparation_data(name: str) -> dict[str, Any]:
@@ -203,6 +230,7 @@ def main(
     installed: bool = False,
     interrupt_held: bool = False,
     prepared: int | None = None,
+    on_error: str = "ignore",
 ) -> None:
     """The program of the server.
 
@@ -211,6 +239,7 @@ def main(
         arena: the family's memory, for preloaded modules that make shared objects.
         interrupt_held: whether this process began with Ctrl-C held back.
         prepared: a file with what `ForkServer._preparation` gave.
+        on_error: see `ForkServer.set_forkserver_preload`.
     """
     util.hold_interrupt(interrupt_held)
     os.set_inheritable(control, False)
@@ -233,9 +262,9 @@ def main(
         _import(f"{__package__}.{name}")
     if prepared is not None:
         os.set_inheritable(prepared, False)
-        spawn.prepared = _prepare(prepared, preload)
+        spawn.prepared = _prepare(prepared, preload, on_error)
     else:
-        _preload(preload)
+        _preload(preload, on_error)
     util._close_stdin()
     rehearsal = _rehearsal()
     # What is there now will not go, and looking at it would copy it into every child.
@@ -251,7 +280,7 @@ def main(
     sys.exit(0)
 
 
-def _prepare(file: int, preload: Sequence[str]) -> bytes:
+def _prepare(file: int, preload: Sequence[str], on_error: str) -> bytes:
     """Do for all children what each would have to do; what that was, or nothing if it failed."""
     prepared = spawn._read_all(file)
     os.close(file)
@@ -261,28 +290,39 @@ def _prepare(file: int, preload: Sequence[str]) -> bytes:
     before = sys.modules["__main__"]
     try:
         spawn.prepare(data)
-    except BaseException:
+    except BaseException as error:
         # The main module starts processes without a guard, or fails: the children will say so.
         sys.modules["__main__"] = before
         prepared = b""
+        _report("__main__", error, on_error)
     finally:
         del me._inheriting
-    _preload(preload)
+    _preload(preload, on_error)
     spawn.take_surroundings(data)
     return prepared
 
 
-def _preload(names: Sequence[str]) -> None:
+def _preload(names: Sequence[str], on_error: str) -> None:
     for name in names:
         if name != "__main__":
-            _import(name)
+            _import(name, on_error)
 
 
-def _import(name: str) -> None:
+def _import(name: str, on_error: str = "ignore") -> None:
     try:
         __import__(name)
-    except ImportError:
-        pass
+    except Exception as error:
+        _report(f"module {name!r}", error, on_error)
+
+
+def _report(what: str, error: BaseException, on_error: str) -> None:
+    """Do what `set_forkserver_preload` was told about what could not be imported."""
+    if on_error == "fail":
+        raise error
+    if on_error == "warn":
+        import warnings
+
+        warnings.warn(f"Failed to preload {what}: {error}", ImportWarning, stacklevel=2)
 
 
 def _rehearsal() -> bytes:

@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+import processes
 from phalanx import dummy
+from phalanx.reduction import ForkingPickler
 
 LOCKS = ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition"]
 
@@ -188,3 +190,87 @@ def test_threads_have_the_same_names():
 def test_nothing_of_this_is_imported_early():
     program = "import sys, phalanx; phalanx.Queue; sys.exit('queue' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+PRELOAD = """
+import sys
+import phalanx
+
+
+def work():
+    print("worked", flush=True)
+
+
+if __name__ == "__main__":
+    ctx = phalanx.get_context("forkserver")
+    ctx.set_forkserver_preload(["no_such_module_at_all"], on_error=sys.argv[1])
+    process = ctx.Process(target=work)
+    try:
+        process.start()
+        process.join()
+    except (EOFError, ConnectionError) as error:
+        print(type(error).__mro__[-2].__name__, *getattr(error, "__notes__", []))
+"""
+
+
+@pytest.mark.parametrize("on_error", ["ignore", "warn", "fail"])
+def test_modules_that_cannot_be_preloaded(tmp_path, on_error):
+    program = tmp_path / "program.py"
+    program.write_text(PRELOAD)
+    done = processes.run_python(program, on_error, options=("-W", "always::ImportWarning"))
+    assert done.returncode == 0, done.stderr
+    if on_error == "fail":
+        assert "worked" not in done.stdout and "ModuleNotFoundError" in done.stderr
+        if sys.version_info >= (3, 11):
+            assert "Forkserver process may have crashed" in done.stdout
+    else:
+        assert done.stdout == "worked\n"
+    if on_error == "ignore":
+        assert done.stderr == ""
+    if on_error == "warn":
+        assert "ImportWarning: Failed to preload module 'no_such_module_at_all'" in done.stderr
+
+
+def test_preload_takes_three_words(mp):
+    with pytest.raises(ValueError, match="on_error must be 'ignore', 'warn', or 'fail'"):
+        mp.set_forkserver_preload(["os"], on_error="perhaps")
+    with pytest.raises(TypeError, match="must be a list of strings"):
+        mp.set_forkserver_preload([1])
+
+
+class Heir:
+    """The least that a Process object is: `connect_to_new_process` takes any."""
+
+    def __init__(self, fd_index, code):
+        self.fd_index, self.code = fd_index, code
+
+    def _bootstrap(self, parent_sentinel=None):
+        from phalanx.forkserver import get_inherited_fds
+
+        fd = get_inherited_fds()[self.fd_index]
+        os.write(fd, f"{os.getpid()} {parent_sentinel is not None}".encode())
+        if self.code < 0:
+            os.kill(os.getpid(), -self.code)
+        return self.code
+
+
+@pytest.mark.parametrize("code", [0, 7, -signal.SIGKILL])
+def test_connect_to_new_process(code):
+    from phalanx import context, forkserver, spawn
+
+    out_r, out_w = os.pipe()
+    status_r, data_w = forkserver.connect_to_new_process([out_w])
+    os.close(out_w)
+    context.set_spawning_popen(context)  # secrets may be pickled for a child
+    try:
+        with open(data_w, "wb") as data:
+            ForkingPickler(data, 4).dump(spawn.get_preparation_data("heir"))
+            ForkingPickler(data, 4).dump(Heir(0, code))
+    finally:
+        context.set_spawning_popen(None)
+    pid = forkserver.read_signed(status_r)
+    with open(out_r) as out:
+        assert out.read() == f"{pid} True"
+    assert forkserver.read_signed(status_r) == code
+    assert os.read(status_r, 1) == b""
+    os.close(status_r)
