@@ -2,13 +2,16 @@
 
 `install()` puts this package's modules into `sys.modules` under the standard names and a finder
 in front of the import system for those that are not loaded yet. Children of every start method
-are told to do the same before they load anything of the program's.
+are told to do the same before they load anything of the program's. Interpreters that others start
+(loky's workers, `subprocess`) find a ``sitecustomize`` on ``PYTHONPATH``, which waits for the import
+of multiprocessing: see ``_site``.
 
 ``_multiprocessing`` stays the interpreter's own: libraries use its ``SemLock`` directly.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -72,6 +75,9 @@ def install() -> None:
 
     Call it before the first import of a library that uses multiprocessing: a module which holds
     the standard one already keeps it. Calling it again does nothing.
+
+    It puts a folder on ``PYTHONPATH`` in `os.environ`, for interpreters started by other means
+    than a Process; those that ignore the environment (``-E``, ``-I``) are not reached.
     """
     global _finder
     if _finder is not None:
@@ -85,3 +91,11 @@ def install() -> None:
         if module is not None and (name == _HERE or name.startswith(_HERE + ".")):
             sys.modules[_THERE + name[len(_HERE) :]] = module
     package.__dict__.setdefault("process", sys.modules[f"{_HERE}.process"])
+    _reach_new_interpreters()
+
+
+def _reach_new_interpreters() -> None:
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_site")
+    paths = os.environ.get("PYTHONPATH", "")
+    if folder not in paths.split(os.pathsep):
+        os.environ["PYTHONPATH"] = folder + os.pathsep + paths if paths else folder

@@ -14,7 +14,7 @@ import sys
 from _thread import _local
 from importlib import import_module
 
-from . import process
+from . import _phalanx, process
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
@@ -400,6 +400,11 @@ def set_spawning_popen(popen: Any) -> None:
     _tls.spawning_popen = popen
     if standard := _standard("context"):
         standard.set_spawning_popen(popen)
+    # This package's own say for which member they pickle, too, and that counts.
+    if hasattr(popen, "duplicate_for_child"):
+        _phalanx.begin_foreign_spawning(popen)
+    else:
+        _phalanx.end_spawning()
 
 
 def _standard(module: str) -> ModuleType | None:

@@ -197,6 +197,10 @@ def rebuild_ctype(type_: Any, wrapper: BufferWrapper, length: int | None) -> Any
     return obj
 
 
+def _rebuild_synchronized(type_: Any, wrapper: BufferWrapper, length: int | None, lock: Any) -> Any:
+    return synchronized(rebuild_ctype(type_, wrapper, length), lock)
+
+
 class SynchronizedBase(_phalanx.SynchronizedBase):
     """A ctypes object and its lock."""
 
@@ -207,6 +211,9 @@ class SynchronizedBase(_phalanx.SynchronizedBase):
         self._create(obj, lock, block, code, length)
 
     def __reduce__(self) -> Any:
+        if hasattr(self._obj, "_wrapper"):
+            # Not left to the pickler: one that is not ours would pickle the values.
+            return _rebuild_synchronized, (*reduce_ctype(self._obj)[1], self._lock)
         return synchronized, (self._obj, self._lock)
 
     def __repr__(self) -> str:

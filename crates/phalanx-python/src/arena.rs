@@ -1,6 +1,6 @@
 //! The family of processes: its arena, its members, forks.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use phalanx::arena::{Arena, Handle, Shareable, Shared, fork};
@@ -11,9 +11,21 @@ use pyo3::sync::PyOnceLock;
 
 use crate::error::to_py;
 
+/// For whom a thread is pickling.
+enum Receiver {
+    /// Somebody who is of the family already.
+    Member,
+    /// A child that this package starts: it becomes this member before it unpickles anything.
+    Child(MemberId),
+    /// A child that a `Popen` of another library's starts, by exec.
+    Stranger(Py<PyAny>),
+    /// The same, once something of the family is in its pickle, with the invitation that makes it
+    /// this member.
+    Guest(MemberId, Py<PyAny>),
+}
+
 thread_local! {
-    /// The child for which this thread is pickling, 0 if none.
-    static SPAWNING: Cell<u32> = const { Cell::new(0) };
+    static RECEIVER: RefCell<Receiver> = const { RefCell::new(Receiver::Member) };
     /// Whether this thread is in `os.fork`.
     static FORKING: Cell<bool> = const { Cell::new(false) };
 }
@@ -71,13 +83,53 @@ pub(crate) fn arena(py: Python<'_>) -> PyResult<&'static Arena> {
     Arena::get().map_err(to_py)
 }
 
-/// What `__reduce__` puts into the pickle of a shared object: its family and handle. A child that is
-/// being started gets a reference of its own at once.
-pub(crate) fn handle_for_pickle<T: Shareable>(object: &Shared<T>) -> PyResult<(u64, u64)> {
-    if let Some(child) = MemberId::new(SPAWNING.get()) {
-        object.book_for(child).map_err(to_py)?;
-    }
-    Ok((object.family(), object.handle().bits()))
+/// The family in the pickle of a shared object: its number, or what becomes its number when it is
+/// unpickled and makes the receiver a member.
+#[derive(IntoPyObject)]
+pub(crate) enum Family {
+    Number(u64),
+    Invitation(Py<PyAny>),
+}
+
+/// What `__reduce__` puts into the pickle of a shared object: its family and handle.
+pub(crate) type HandleForPickle = (Family, u64);
+
+/// See [`HandleForPickle`]. A child that is being started gets a reference of its own at once.
+pub(crate) fn handle_for_pickle<T: Shareable>(
+    py: Python<'_>,
+    object: &Shared<T>,
+) -> PyResult<HandleForPickle> {
+    let mut family = Family::Number(object.family());
+    invite(py)?;
+    RECEIVER.with_borrow(|receiver| {
+        let child = match receiver {
+            Receiver::Member | Receiver::Stranger(_) => return Ok(()),
+            Receiver::Child(child) => *child,
+            Receiver::Guest(child, invitation) => {
+                family = Family::Invitation(invitation.clone_ref(py));
+                *child
+            }
+        };
+        object.book_for(child).map_err(to_py)
+    })?;
+    Ok((family, object.handle().bits()))
+}
+
+/// Reserves a place in the family for the child that another library is starting, if it does.
+fn invite(py: Python<'_>) -> PyResult<()> {
+    let popen = RECEIVER.with_borrow(|receiver| match receiver {
+        Receiver::Stranger(popen) => Some(popen.clone_ref(py)),
+        _ => None,
+    });
+    let Some(popen) = popen else {
+        return Ok(());
+    };
+    let invitation = py
+        .import("phalanx._invitation")?
+        .call_method1("Invitation", (popen,))?;
+    let id = member(invitation.getattr("member")?.extract()?)?;
+    RECEIVER.set(Receiver::Guest(id, invitation.unbind()));
+    Ok(())
 }
 
 /// The object that a pickle names.
@@ -189,14 +241,20 @@ fn drop_unclaimed() {
 /// From here on this thread pickles for the child `token`.
 #[pyfunction]
 fn begin_spawning(token: u32) -> PyResult<()> {
-    SPAWNING.set(member(token)?.get());
+    RECEIVER.set(Receiver::Child(member(token)?));
     Ok(())
 }
 
-/// Ends what `begin_spawning` began.
+/// From here on this thread pickles for a child that `popen`, which is not of this package, starts.
+#[pyfunction]
+fn begin_foreign_spawning(popen: Py<PyAny>) {
+    RECEIVER.set(Receiver::Stranger(popen));
+}
+
+/// Ends what `begin_spawning` or `begin_foreign_spawning` began.
 #[pyfunction]
 fn end_spawning() {
-    SPAWNING.set(0);
+    RECEIVER.set(Receiver::Member);
 }
 
 /// The token of the child that this thread forked last, once; 0 if there is none. For
@@ -247,6 +305,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(join_later, module)?)?;
     module.add_function(wrap_pyfunction!(drop_unclaimed, module)?)?;
     module.add_function(wrap_pyfunction!(begin_spawning, module)?)?;
+    module.add_function(wrap_pyfunction!(begin_foreign_spawning, module)?)?;
     module.add_function(wrap_pyfunction!(end_spawning, module)?)?;
     module.add_function(wrap_pyfunction!(last_fork_token, module)?)?;
     module.add_function(wrap_pyfunction!(reap, module)?)?;

@@ -18,7 +18,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::arena::{arena, handle_for_pickle};
+use crate::arena::{HandleForPickle, arena, handle_for_pickle};
 use crate::buffer::ReceivedBuffer;
 use crate::codec;
 use crate::error::to_py;
@@ -629,11 +629,11 @@ impl Connection {
     /// None for a stream, which the pipe becomes if it may.
     ///
     /// The child that is being started is of this family, and the pipe need not become a stream.
-    fn _share(&self, to_child: bool) -> PyResult<Option<(u64, u64)>> {
+    fn _share(&self, py: Python<'_>, to_child: bool) -> PyResult<Option<HandleForPickle>> {
         let channel = self.open()?;
         match &channel.transport {
             Transport::Pipe(end) if !end.is_stream() && (to_child || !end.use_stream()) => {
-                handle_for_pickle(end.core()).map(Some)
+                handle_for_pickle(py, end.core()).map(Some)
             }
             _ => Ok(None),
         }

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList};
 
-use crate::arena::{arena, attach, handle_for_pickle};
+use crate::arena::{HandleForPickle, arena, attach, handle_for_pickle};
 use crate::codec;
 use crate::error::to_py;
 use crate::wait::{blocking, deadline};
@@ -217,8 +217,8 @@ impl Queue {
     }
 
     /// Family and handle of the shared queue, for a pickle.
-    fn _handle_for_pickle(&self) -> PyResult<(u64, u64)> {
-        handle_for_pickle(self.native()?.core())
+    fn _handle_for_pickle(&self, py: Python<'_>) -> PyResult<HandleForPickle> {
+        handle_for_pickle(py, self.native()?.core())
     }
 
     /// Puts `obj` into the queue; it is there when this returns.

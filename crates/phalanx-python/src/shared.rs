@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PySlice, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::arena::{arena, handle_for_pickle};
+use crate::arena::{HandleForPickle, arena, handle_for_pickle};
 use crate::error::to_py;
 use crate::sync::Guarding;
 
@@ -42,9 +42,12 @@ impl Block {
         Ok(Self { memory })
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (u64, u64))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, HandleForPickle)> {
         let attach = slf.py().get_type::<Self>().getattr("_attach")?;
-        Ok((attach, handle_for_pickle(slf.get().memory.object())?))
+        Ok((
+            attach,
+            handle_for_pickle(slf.py(), slf.get().memory.object())?,
+        ))
     }
 
     fn __len__(&self) -> usize {

@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::function::Loaded;
 use super::wire::{self, Kind, Outcome};
-use crate::arena::{attach, handle_for_pickle};
+use crate::arena::{HandleForPickle, attach, handle_for_pickle};
 use crate::codec;
 use crate::error::to_py;
 
@@ -31,8 +31,8 @@ impl PoolEnd {
         })
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (u64, u64))> {
-        let handle = handle_for_pickle(&slf.get().core)?;
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, HandleForPickle)> {
+        let handle = handle_for_pickle(slf.py(), &slf.get().core)?;
         Ok((slf.getattr("_attach")?, handle))
     }
 

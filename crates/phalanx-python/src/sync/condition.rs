@@ -10,6 +10,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::guarding::Guarding;
 use super::{Args, Kwargs, Object, home, waiting};
+use crate::arena::HandleForPickle;
 
 /// Waiters for a notification: the base of `phalanx.synchronize.Condition`.
 #[pyclass(frozen, subclass, module = "phalanx._phalanx")]
@@ -68,8 +69,8 @@ impl Condition {
         self.set_lock(lock)
     }
 
-    fn _handle_for_pickle(&self) -> PyResult<(u64, u64)> {
-        self.object.handle_for_pickle()
+    fn _handle_for_pickle(&self, py: Python<'_>) -> PyResult<HandleForPickle> {
+        self.object.handle_for_pickle(py)
     }
 
     /// Releases the lock, waits for a notification for `timeout` seconds (None: for ever), and

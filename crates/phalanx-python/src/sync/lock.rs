@@ -5,6 +5,7 @@ use pyo3::exceptions::{PyAssertionError, PyValueError};
 use pyo3::prelude::*;
 
 use super::{AbandonedLockWarning, Args, Kwargs, Object, Patience, home, patience, waiting};
+use crate::arena::HandleForPickle;
 
 /// A lock that anybody may release: the base of `phalanx.synchronize.Lock`.
 #[pyclass(frozen, subclass, module = "phalanx._phalanx")]
@@ -91,8 +92,8 @@ impl Lock {
         self.object.attach(py, family, handle)
     }
 
-    fn _handle_for_pickle(&self) -> PyResult<(u64, u64)> {
-        self.object.handle_for_pickle()
+    fn _handle_for_pickle(&self, py: Python<'_>) -> PyResult<HandleForPickle> {
+        self.object.handle_for_pickle(py)
     }
 
     /// Acquires the lock and returns True, or False if that was not possible in `timeout` seconds
@@ -213,8 +214,8 @@ impl RLock {
         self.object.attach(py, family, handle)
     }
 
-    fn _handle_for_pickle(&self) -> PyResult<(u64, u64)> {
-        self.object.handle_for_pickle()
+    fn _handle_for_pickle(&self, py: Python<'_>) -> PyResult<HandleForPickle> {
+        self.object.handle_for_pickle(py)
     }
 
     /// Acquires the lock once more and returns True, or False if that was not possible in

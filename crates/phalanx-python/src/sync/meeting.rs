@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::{Args, Kwargs, Object, home, waiting};
+use crate::arena::HandleForPickle;
 
 /// A flag to wait for: the base of `phalanx.synchronize.Event`.
 #[pyclass(frozen, subclass, module = "phalanx._phalanx")]
@@ -34,8 +35,8 @@ impl Event {
         self.object.attach(py, family, handle)
     }
 
-    fn _handle_for_pickle(&self) -> PyResult<(u64, u64)> {
-        self.object.handle_for_pickle()
+    fn _handle_for_pickle(&self, py: Python<'_>) -> PyResult<HandleForPickle> {
+        self.object.handle_for_pickle(py)
     }
 
     /// Whether it is set.
@@ -145,8 +146,8 @@ impl Barrier {
         Ok(())
     }
 
-    fn _handle_for_pickle(&self) -> PyResult<(u64, u64)> {
-        self.object.handle_for_pickle()
+    fn _handle_for_pickle(&self, py: Python<'_>) -> PyResult<HandleForPickle> {
+        self.object.handle_for_pickle(py)
     }
 
     /// Waits until all parties wait, for `timeout` seconds (None: the barrier's own timeout, or

@@ -24,7 +24,7 @@ use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::arena::{arena, attach, handle_for_pickle};
+use crate::arena::{HandleForPickle, arena, attach, handle_for_pickle};
 use crate::error::to_py;
 
 pub(crate) use guarding::Guarding;
@@ -97,8 +97,8 @@ impl<T: Shareable> Object<T> {
         self.fill(attach(py, family, handle)?)
     }
 
-    fn handle_for_pickle(&self) -> PyResult<(u64, u64)> {
-        handle_for_pickle(self.get()?)
+    fn handle_for_pickle(&self, py: Python<'_>) -> PyResult<HandleForPickle> {
+        handle_for_pickle(py, self.get()?)
     }
 }
 

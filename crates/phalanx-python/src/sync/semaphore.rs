@@ -5,6 +5,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::{Args, Kwargs, Object, Patience, home, patience, waiting};
+use crate::arena::HandleForPickle;
 
 /// A counter of permits: the base of `phalanx.synchronize.Semaphore`.
 #[pyclass(frozen, subclass, module = "phalanx._phalanx")]
@@ -61,8 +62,8 @@ impl Semaphore {
         self.object.attach(py, family, handle)
     }
 
-    fn _handle_for_pickle(&self) -> PyResult<(u64, u64)> {
-        self.object.handle_for_pickle()
+    fn _handle_for_pickle(&self, py: Python<'_>) -> PyResult<HandleForPickle> {
+        self.object.handle_for_pickle(py)
     }
 
     /// Takes a permit and returns True, or False if there was none in `timeout` seconds (None: for
@@ -150,8 +151,8 @@ impl BoundedSemaphore {
         self.object.attach(py, family, handle)
     }
 
-    fn _handle_for_pickle(&self) -> PyResult<(u64, u64)> {
-        self.object.handle_for_pickle()
+    fn _handle_for_pickle(&self, py: Python<'_>) -> PyResult<HandleForPickle> {
+        self.object.handle_for_pickle(py)
     }
 
     /// Takes a permit and returns True, or False if there was none in `timeout` seconds (None: for
