@@ -17,7 +17,7 @@ EXAMPLES := $(patsubst crates/phalanx/examples/%.rs,%,$(wildcard crates/phalanx/
 # A Python test process of the package as it lies in the tree, with the extension beside it.
 PYTEST := PYTHONPATH=$(CURDIR)/python $(BIN)/python -X faulthandler -m pytest
 
-.PHONY: demo wheel bench bench-scale test lint test-rust test-python extension conformance hangs loom soak fuzz abi3 fmt clean
+.PHONY: demo wheel bench bench-scale test lint test-rust test-python extension libraries conformance hangs loom soak fuzz abi3 fmt clean
 
 demo: wheel
 	$(BIN)/python demo/demo.py
@@ -64,6 +64,11 @@ test-python: extension
 extension: $(VENV)/tools
 	cargo build --locked -p phalanx-python
 	$(BIN)/python scripts/place_extension.py target/debug/libphalanx_python.so
+
+# Unmodified programs with other people's libraries, the large ones too.
+libraries: extension
+	$(BIN)/python -m pip install --quiet -r tests/libraries/requirements-heavy.txt
+	$(PYTEST) -m "heavy or not heavy" tests/libraries
 
 # The interpreter's own multiprocessing suite, where it is installed; ARGS="--start fork --match TestPool".
 conformance: extension
@@ -112,6 +117,6 @@ $(VENV)/rivals: $(VENV)/made benchmarks/requirements.txt
 	$(BIN)/python -m pip install --quiet -r benchmarks/requirements.txt
 	touch $@
 
-$(VENV)/tools: $(VENV)/made requirements-dev.txt
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+$(VENV)/tools: $(VENV)/made requirements-dev.txt tests/libraries/requirements.txt
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt -r tests/libraries/requirements.txt
 	touch $@

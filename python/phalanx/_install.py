@@ -2,9 +2,9 @@
 
 `install()` puts this package's modules into `sys.modules` under the standard names and a finder
 in front of the import system for those that are not loaded yet. Children of every start method
-are told to do the same before they load anything of the program's. Interpreters that others start
-(loky's workers, `subprocess`) find a ``sitecustomize`` on ``PYTHONPATH``, which waits for the import
-of multiprocessing: see ``_site``.
+are told to do the same before they load anything of the program's. Interpreters that others
+start (loky's workers, `subprocess`) find a ``sitecustomize`` on ``PYTHONPATH``, which waits for the
+import of multiprocessing: see ``_site``.
 
 ``_multiprocessing`` stays the interpreter's own: libraries use its ``SemLock`` directly.
 """

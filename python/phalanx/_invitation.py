@@ -1,9 +1,9 @@
 """How a child that another library starts comes into the family.
 
-loky and others have a ``Popen`` of their own, which follows the standard library's protocol: it calls
-`context.set_spawning_popen` with itself, pickles what the child needs, and passes on the descriptors
-that were given to its ``duplicate_for_child``. The pickle of each shared object then holds an
-`Invitation` in place of the family's number, and whoever unpickles it becomes a member.
+loky and others have a ``Popen`` of their own, which follows the standard library's protocol: it
+calls `context.set_spawning_popen` with itself, pickles what the child needs, and passes on the
+descriptors that were given to its ``duplicate_for_child``. The pickle of each shared object then
+holds an `Invitation` in place of the family's number, and whoever unpickles it becomes a member.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ def slowly(n):
 if __name__ == "__main__":
     multiprocessing.set_start_method({start_method!r})
     results = process_map(slowly, range(20), max_workers=2, chunksize=3, desc="all")
-    print([square for square, _ in results] == [n * n for n in range(20)], {{w for _, w in results}})
+    squares, workers = zip(*results)
+    print(list(squares) == [n * n for n in range(20)], set(workers))
 """
     )
     done = run_python("-m", "phalanx", program)

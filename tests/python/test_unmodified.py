@@ -142,3 +142,57 @@ def test_bench_measures_both() -> None:
     done = run_python("-m", "phalanx", "bench", "lock_pair")
     assert "Lock, acquire and release" in done.stdout
     assert "times as good" in done.stdout
+
+
+WHOSE = "import multiprocessing; print(multiprocessing.Process.__module__)"
+
+
+def test_interpreters_of_subprocess_are_on_phalanx(tmp_path):
+    program = tmp_path / "starts.py"
+    program.write_text(
+        f"""
+import subprocess, sys
+for options in [], ["-I"]:
+    command = [sys.executable, *options, "-c", {WHOSE!r}]
+    print(subprocess.run(command, capture_output=True, text=True))
+"""
+    )
+    done = run_python("-m", "phalanx", program)
+    assert (done.returncode, done.stderr) == (0, "")
+    reached, isolated = done.stdout.splitlines()
+    assert "returncode=0, stdout='phalanx.context\\n', stderr=''" in reached
+    # Those that must not mind the environment do not.
+    assert "returncode=0, stdout='multiprocessing.context\\n', stderr=''" in isolated
+
+
+def test_interpreters_that_do_not_ask_for_multiprocessing_load_nothing():
+    look = "import sys; print([m for m in sys.modules if m.startswith('phalanx')])"
+    text = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {look!r}])"
+    done = run_python("-m", "phalanx", "-c", text)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def test_sitecustomize_of_the_program_still_runs(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("print('customized')\n")
+    text = (
+        "import os, subprocess, sys; "
+        f"os.environ['PYTHONPATH'] += ':' + {str(tmp_path)!r}; "
+        f"subprocess.run([sys.executable, '-c', {WHOSE!r}])"
+    )
+    done = run_python("-m", "phalanx", "-c", text)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "customized\nphalanx.context\n"
+
+
+def test_interpreter_that_cannot_load_phalanx_keeps_its_multiprocessing(tmp_path):
+    # As another version of Python would: the extension is not there for it.
+    hider = tmp_path / "sitecustomize.py"
+    hider.write_text("import sys\nsys.modules['phalanx._phalanx'] = None\n")
+    text = (
+        "import os, subprocess, sys; "
+        f"os.environ['PYTHONPATH'] += ':' + {str(tmp_path)!r}; "
+        f"subprocess.run([sys.executable, '-c', {WHOSE!r}])"
+    )
+    done = run_python("-m", "phalanx", "-c", text)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "multiprocessing.context\n"

@@ -40,7 +40,7 @@ def start() -> None:
     sys.meta_path.insert(0, _Finder(os.path.dirname(os.path.dirname(here))))  # type: ignore[arg-type]
     me = sys.modules.pop(__name__)
     try:
-        import sitecustomize  # noqa: F401
+        import sitecustomize  # type: ignore[import-not-found]  # noqa: F401
     except ImportError as error:
         if error.name != __name__:
             raise
