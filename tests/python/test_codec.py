@@ -12,7 +12,7 @@ import struct
 
 import pytest
 
-from phalanx import _phalanx
+from phalanx import Pipe, _phalanx
 
 ROUNDS = int(os.environ.get("PHALANX_FUZZ_ROUNDS", 3000))
 SEED = int(os.environ.get("PHALANX_FUZZ_SEED", 1))
@@ -114,3 +114,25 @@ def test_invented_lengths_and_depths_cost_nothing(kind):
     # Each of them inside the one before, deeper than any encoder goes.
     decode((bytes([kind]) + struct.pack("<I", 1)) * 100_000)
     decode(bytes([kind]) * 100_000)
+
+
+class Late:
+    pass
+
+
+def test_reducers_registered_after_the_first_pickle_count():
+    from phalanx.reduction import ForkingPickler
+
+    pipe = Pipe()
+    pipe[0].send({Late})
+    assert pipe[1].recv() == {Late}
+    ForkingPickler.register(Late, lambda obj: (str, ("reduced",)))
+    try:
+        pipe[0].send([Late()])
+        assert pipe[1].recv() == ["reduced"]
+    finally:
+        del ForkingPickler._extra_reducers[Late]
+    pipe[0].send([Late()])
+    assert type(pipe[1].recv()[0]) is Late
+    for end in pipe:
+        end.close()

@@ -450,9 +450,17 @@ struct CachedPickler {
     dump: Py<PyAny>,
     clear_memo: Py<PyAny>,
     sink: Py<PickleSink>,
+    /// The two tables of reducers that it began with a copy of, and how long they were then.
+    tables: [(Py<PyDict>, usize); 2],
 }
 
 impl CachedPickler {
+    /// Whether no type has got a reducer since this was made.
+    fn is_current(&self, py: Python<'_>) -> bool {
+        let mut tables = self.tables.iter();
+        tables.all(|(table, length)| table.bind(py).len() == *length)
+    }
+
     fn new(py: Python<'_>) -> PyResult<Self> {
         static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let class = CLASS.get_or_try_init(py, || {
@@ -466,6 +474,12 @@ impl CachedPickler {
                 buffers: Mutex::default(),
             },
         )?;
+        let table = |name| {
+            let table = class.bind(py).getattr(name)?.cast_into::<PyDict>()?;
+            let length = table.len();
+            PyResult::Ok((table.unbind(), length))
+        };
+        let tables = [table("_extra_reducers")?, table("_copyreg_dispatch_table")?];
         // Positional, since the standard class takes nothing else: file, protocol, fix_imports,
         // buffer_callback.
         let pickler = class
@@ -475,6 +489,7 @@ impl CachedPickler {
             dump: pickler.getattr("dump")?.unbind(),
             clear_memo: pickler.getattr("clear_memo")?.unbind(),
             sink: sink.unbind(),
+            tables,
         })
     }
 
@@ -496,8 +511,8 @@ pub(crate) fn pickle(object: &Bound<'_, PyAny>) -> PyResult<(Vec<u8>, Vec<Buffer
     let py = object.py();
     // Taken out while in use: pickling an object may pickle others on the way.
     let pickler = match PICKLER.take() {
-        Some(pickler) => pickler,
-        None => CachedPickler::new(py)?,
+        Some(pickler) if pickler.is_current(py) => pickler,
+        _ => CachedPickler::new(py)?,
     };
     // On an error the pickler is dropped, in whatever state it is.
     pickler.dump.bind(py).call1((object,))?;
