@@ -205,8 +205,9 @@ class _SentEnd:
 
 
 # `reduction` registers it itself if it is imported later.
-if _reduction := sys.modules.get(f"{__package__}.reduction"):
-    _reduction.ForkingPickler.register(Connection, reduce_connection)
+_reduction = sys.modules.get(f"{__package__}.reduction")
+if _pickler := getattr(_reduction, "ForkingPickler", None):
+    _pickler.register(Connection, reduce_connection)
 
 
 # Listening and connecting --------------------------------------------------------------------

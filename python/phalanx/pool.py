@@ -821,7 +821,10 @@ class Pool:
         self._terminate()
 
     def join(self) -> None:
-        """Wait for all calls to be done and the workers to end; after `close` or `terminate`."""
+        """Wait for all calls to be done and the workers to end; after `close` or `terminate`.
+
+        Not in a callback, for which it would wait: RuntimeError.
+        """
         util.debug("joining pool")
         if self._state == RUN:
             raise ValueError("Pool is still running")

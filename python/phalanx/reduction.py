@@ -178,13 +178,14 @@ def _register_all() -> None:
     register(type(int.__add__), _reduce_method_descriptor)
     register(functools.partial, _reduce_partial)
     register(socket.socket, _reduce_socket)
-    if sharedctypes := sys.modules.get(f"{__package__}.sharedctypes"):
-        for shared_type in sharedctypes._types:
-            register(shared_type, sharedctypes.reduce_ctype)
-    if connection := sys.modules.get(f"{__package__}.connection"):
-        # None while it is still being imported: then it registers itself.
-        if reduce_connection := getattr(connection, "reduce_connection", None):
-            register(connection.Connection, reduce_connection)
+    # None of them while the module is still being imported: then it registers itself.
+    sharedctypes = sys.modules.get(f"{__package__}.sharedctypes")
+    if reduce_ctype := getattr(sharedctypes, "reduce_ctype", None):
+        for shared_type in list(sharedctypes._types):  # type: ignore[union-attr]
+            register(shared_type, reduce_ctype)
+    connection = sys.modules.get(f"{__package__}.connection")
+    if reduce_connection := getattr(connection, "reduce_connection", None):
+        register(connection.Connection, reduce_connection)  # type: ignore[union-attr]
 
 
 _register_all()

@@ -12,6 +12,7 @@ may outlive the child. An eventfd beside the pipe holds the one permission to st
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -52,6 +53,16 @@ if sys.version_info >= (3, 13):
     _CLEANUP_FUNCS["dummy"] = lambda name: None  # CPython's tests let one of these leak
 
 
+def _remove_temp_dir(name: str) -> None:
+    import shutil
+
+    shutil.rmtree(bytes.fromhex(name))
+
+
+# And what the standard library lets lie when a program is killed. It goes without a word.
+_OWN_CLEANUP_FUNCS: dict[str, Callable[[str], object]] = {"tempdir": _remove_temp_dir}
+
+
 class ReentrantCallError(RuntimeError):
     """The tracker was called by a finalizer that ran inside a call of the tracker."""
 
@@ -67,6 +78,8 @@ class ResourceTracker:
         self._reserved: tuple[int, int] | None = None
         self._pid: int | None = None
         self._exitcode: int | None = None
+        # What this process has registered: for another tracker, if this one is killed.
+        self._known: set[tuple[str, str]] = set()
 
     def _enter(self) -> None:
         if self._busy:
@@ -157,8 +170,15 @@ class ResourceTracker:
                     raise
                 finally:
                     os.close(read)
+                for known in self._known:
+                    self._write("REGISTER", *known)
             finally:
                 self._busy = False
+
+    def revive(self) -> None:
+        """Start another tracker if there was one and it has been killed."""
+        if self._fd is not None and self._reserved is None:
+            self.ensure_running()
 
     def _bury(self) -> None:
         assert self._fd is not None
@@ -209,10 +229,12 @@ class ResourceTracker:
     def register(self, name: str, rtype: str) -> None:
         """Have ``name`` removed at the end of the program, unless `unregister` comes first."""
         self._send("REGISTER", name, rtype)
+        self._known.add((name, rtype))
 
     def unregister(self, name: str, rtype: str) -> None:
         """Forget ``name``: it has been removed."""
         self._send("UNREGISTER", name, rtype)
+        self._known.discard((name, rtype))
 
     def _send(self, command: str, name: str, rtype: str) -> None:
         try:
@@ -223,6 +245,9 @@ class ResourceTracker:
                 f"support; the {rtype} {name!r} might leak",
                 stacklevel=3,
             )
+        self._write(command, name, rtype)
+
+    def _write(self, command: str, name: str, rtype: str) -> None:
         line = f"{command}:{name}:{rtype}\n".encode("ascii")
         if len(line) > _LONGEST_LINE:
             raise ValueError(
@@ -241,6 +266,7 @@ ensure_running = _resource_tracker.ensure_running
 register = _resource_tracker.register
 unregister = _resource_tracker.unregister
 getfd = _resource_tracker.getfd
+revive = _resource_tracker.revive
 
 
 def main(fd: int) -> NoReturn:
@@ -255,7 +281,7 @@ def main(fd: int) -> NoReturn:
             stream.close()
         except Exception:
             pass
-    names: dict[str, set[str]] = {rtype: set() for rtype in _CLEANUP_FUNCS}
+    names: dict[str, set[str]] = {rtype: set() for rtype in _CLEANUP_FUNCS | _OWN_CLEANUP_FUNCS}
     exitcode = 0
     try:
         with open(fd, "rb") as lines:
@@ -286,6 +312,11 @@ def _clean_up(names: dict[str, set[str]]) -> int:
     """Remove what is left; the exit code for it, 0 if there was nothing."""
     exitcode = 0
     for rtype, left in names.items():
+        if remove := _OWN_CLEANUP_FUNCS.get(rtype):
+            for name in left:
+                with contextlib.suppress(OSError):
+                    remove(name)
+            continue
         if not left:
             continue
         exitcode = max(exitcode, 1)

@@ -176,8 +176,8 @@ def _register(type_: Any) -> None:
         return
     _types.add(type_)
     reduction = sys.modules.get(f"{__package__}.reduction")
-    if reduction is not None:
-        reduction.ForkingPickler.register(type_, reduce_ctype)
+    if pickler := getattr(reduction, "ForkingPickler", None):
+        pickler.register(type_, reduce_ctype)
 
 
 def reduce_ctype(obj: Any) -> Any:

@@ -51,9 +51,10 @@ def _is_fork_context(ctx: BaseContext | None) -> bool:
         return True
     # A tracker that was killed is noticed, replaced and warned of when the next lock is made, as
     # in the standard library; these locks themselves need none.
+    # (Another thread may be in the middle of importing it.)
     tracker = sys.modules.get(f"{__package__}.resource_tracker")
-    if tracker is not None and tracker._resource_tracker.reserve() is not None:
-        tracker.ensure_running()
+    if revive := getattr(tracker, "revive", None):
+        revive()
     return False
 
 

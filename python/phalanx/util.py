@@ -152,10 +152,20 @@ def get_temp_dir() -> str:
         import shutil
         import tempfile
 
+        from . import resource_tracker
+
         tempdir = tempfile.mkdtemp(prefix="pymp-")
         info("created temp directory %s", tempdir)
-        # The function itself is kept: at the exit its module may be gone.
-        Finalize(None, _remove_temp_dir, args=(shutil.rmtree, tempdir), exitpriority=-100)
+        # If this program is killed, the tracker removes it.
+        tracked = os.fsencode(tempdir).hex(), "tempdir"
+        resource_tracker.register(*tracked)
+
+        # The functions themselves are kept: at the exit their modules may be gone.
+        def remove(path: str) -> None:
+            shutil.rmtree(path)
+            resource_tracker.unregister(*tracked)
+
+        Finalize(None, _remove_temp_dir, args=(remove, tempdir), exitpriority=-100)
         config["tempdir"] = tempdir
     return tempdir
 

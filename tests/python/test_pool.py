@@ -931,6 +931,18 @@ def test_terminate_in_a_callback(any_pool):
     assert done.wait(30)
 
 
+def test_join_in_a_callback_would_wait_for_itself(any_pool):
+    def callback(_):
+        any_pool.close()
+        caught.append(caught_by(any_pool.join))
+
+    caught = []
+    result = any_pool.apply_async(square, (7,), callback=callback)
+    assert result.get(30) == 49
+    assert [type(error) for error in caught] == [RuntimeError]
+    any_pool.join()
+
+
 def test_a_worker_that_ignores_sigterm_is_killed(ctx, tmp_path, monkeypatch):
     monkeypatch.setattr(phalanx.pool, "GRACE", 0.2)
     path = str(tmp_path / "there")

@@ -402,10 +402,16 @@ impl PoolHub {
 
     /// Waits until nothing is outstanding, at most `timeout` seconds; whether that is so.
     ///
-    /// All tasks are done, also those of iterators that nobody reads.
+    /// All tasks are done, also those of iterators that nobody reads. RuntimeError in a callback: it
+    /// would wait for itself.
     #[pyo3(signature = (timeout=None))]
     fn settle(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let until = deadline(timeout)?;
+        if self.hub.is_supervisor() {
+            return Err(PyRuntimeError::new_err(
+                "a pool cannot be joined in one of its callbacks: join() waits for them",
+            ));
+        }
         self.hub.make_eager();
         self.hub.feed_all(py)?;
         self.hub

@@ -130,14 +130,12 @@ impl Hub {
     /// Whether this thread may lead: where callbacks are due the supervisor does, since results are
     /// of no use to others before their callbacks have returned.
     fn may_lead(&self) -> bool {
-        self.called.load(Acquire) == 0
-            || !self.supervised.load(Acquire)
-            || self.supervisor.load(Acquire) == this_thread()
+        self.called.load(Acquire) == 0 || !self.supervised.load(Acquire) || self.is_supervisor()
     }
 
     /// In a callback that waits for results: calls the callbacks that these may wait for.
     fn run_nested_callbacks(&self, py: Python<'_>) {
-        if self.called.load(Acquire) > 0 && self.supervisor.load(Acquire) == this_thread() {
+        if self.called.load(Acquire) > 0 && self.is_supervisor() {
             self.run_callbacks(py);
         }
     }
@@ -229,8 +227,7 @@ impl Hub {
             let lead = self.lead();
             self.parent().is_some() && lead.by.is_none() && self.may_lead()
         };
-        let called =
-            self.supervisor.load(SeqCst) == this_thread() && !locked(&self.calls).is_empty();
+        let called = self.is_supervisor() && !locked(&self.calls).is_empty();
         if vacant || called || ready() {
             return Ok(true);
         }

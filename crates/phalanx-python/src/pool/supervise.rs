@@ -84,6 +84,11 @@ impl Hub {
         }
     }
 
+    /// Whether this thread is the supervisor: in a callback, then, if it is asked from outside.
+    pub(super) fn is_supervisor(&self) -> bool {
+        self.supervisor.load(SeqCst) == this_thread()
+    }
+
     /// Lets the supervisor look.
     pub(super) fn poke(&self) {
         self.poke.fetch_add(1, SeqCst);
@@ -96,7 +101,7 @@ impl Hub {
 
     /// Waits until there is no supervisor; does nothing in the supervisor itself.
     pub(super) fn join_supervisor(&self, py: Python<'_>, until: Instant) {
-        if self.supervisor.load(SeqCst) == this_thread() {
+        if self.is_supervisor() {
             return;
         }
         loop {
