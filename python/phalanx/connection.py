@@ -23,7 +23,6 @@ TYPE_CHECKING = False  # `typing`, `pickle` and `socket` take longer to import t
 if TYPE_CHECKING:
     import io
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Any
 
     Address = Any  # (host, port), a path, or an abstract name ("\0..." as str or bytes)
@@ -274,12 +273,7 @@ class Listener:
     def __enter__(self) -> Listener:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 
@@ -564,12 +558,7 @@ class ConnectionWrapper:
     def __enter__(self) -> ConnectionWrapper:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from threading import BrokenBarrierError
-from types import TracebackType
 from typing import Any
 
 from .clients import Client, Session, Waiter, current, time_limit
@@ -121,12 +120,7 @@ class Permits(Line):
     def __enter__(self) -> bool:
         return self.acquire()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.release()
 
 
@@ -344,12 +338,7 @@ class Condition(Line):
     def __enter__(self) -> bool:
         return self.acquire()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.release()
 
     def __repr__(self) -> str:

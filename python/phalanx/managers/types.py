@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import collections
 import collections.abc
+import operator
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import GenericAlias, TracebackType
+from types import GenericAlias
 from typing import Any
 
 from .proxies import BaseProxy, MakeProxyType, plain
@@ -32,6 +33,39 @@ __all__ = [
     "SetProxy",
     "ValueProxy",
 ]
+
+
+def _computed(name: str) -> Any:
+    """Make an operator, by its name in `operator`, that is applied to a copy of the object."""
+    function = getattr(operator, name)
+
+    def method(self: BaseProxy, other: Any) -> Any:
+        return function(self._getvalue(), plain(other))
+
+    return method
+
+
+def _reflected(name: str) -> Any:
+    """As `_computed`, with the copy on the right."""
+    function = getattr(operator, name)
+
+    def method(self: BaseProxy, other: Any) -> Any:
+        return function(other, self._getvalue())
+
+    return method
+
+
+def _in_place(method: str, kind: type, *leading: Any) -> Any:
+    """Make an operator in place: the object's method does it, in one step."""
+
+    def operate(self: BaseProxy, other: Any) -> Any:
+        other = plain(other)
+        if not isinstance(other, kind):
+            return NotImplemented
+        self._callmethod(method, (*leading, other))
+        return self
+
+    return operate
 
 
 class IteratorProxy(BaseProxy):
@@ -76,12 +110,7 @@ class AcquirerProxy(BaseProxy):
     def __enter__(self) -> Any:
         return self._callmethod("acquire")
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._callmethod("release")
 
 
@@ -307,10 +336,7 @@ class DequeProxy(
     def __reversed__(self) -> Iterator[Any]:
         yield from reversed(self._getvalue())
 
-    def __eq__(self, other: object) -> bool:
-        return bool(self._getvalue() == plain(other))
-
-    __hash__ = None  # type: ignore[assignment]
+    __eq__ = _computed("eq")
 
     __class_getitem__: Any = classmethod(GenericAlias)
 
@@ -391,10 +417,7 @@ class OrderedDictProxy(DictProxy):
     def move_to_end(self, key: Any, last: bool = True) -> None:
         self._callmethod("move_to_end", (key, last))
 
-    def __eq__(self, other: object) -> bool:
-        return bool(self._getvalue() == plain(other))
-
-    __hash__ = None  # type: ignore[assignment]
+    __eq__ = _computed("eq")
 
 
 class DefaultDictProxy(DictProxy):
@@ -410,10 +433,7 @@ class DefaultDictProxy(DictProxy):
     def default_factory(self) -> Any:
         return self._callmethod("__getattribute__", ("default_factory",))
 
-    def __eq__(self, other: object) -> bool:
-        return bool(self._getvalue() == plain(other))
-
-    __hash__ = None  # type: ignore[assignment]
+    __eq__ = _computed("eq")
 
 
 class CounterProxy(DictProxy):
@@ -452,31 +472,19 @@ class CounterProxy(DictProxy):
     def __iter__(self) -> Iterator[Any]:
         yield from self.keys()
 
-    def __add__(self, other: Any) -> Any:
-        return self._getvalue() + plain(other)
+    __add__ = _computed("add")
 
     def __radd__(self, other: Any) -> Any:
         # sum() begins with 0.
         value = self._getvalue()
         return value if isinstance(other, int) and other == 0 else other + value
 
-    def __sub__(self, other: Any) -> Any:
-        return self._getvalue() - plain(other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return other - self._getvalue()
-
-    def __or__(self, other: Any) -> Any:
-        return self._getvalue() | plain(other)
-
-    def __ror__(self, other: Any) -> Any:
-        return other | self._getvalue()
-
-    def __and__(self, other: Any) -> Any:
-        return self._getvalue() & plain(other)
-
-    def __rand__(self, other: Any) -> Any:
-        return other & self._getvalue()
+    __sub__ = _computed("sub")
+    __rsub__ = _reflected("sub")
+    __or__ = _computed("or_")
+    __ror__ = _reflected("or_")
+    __and__ = _computed("and_")
+    __rand__ = _reflected("and_")
 
     def __pos__(self) -> Any:
         return +self._getvalue()
@@ -484,41 +492,15 @@ class CounterProxy(DictProxy):
     def __neg__(self) -> Any:
         return -self._getvalue()
 
-    def __iadd__(self, other: Any) -> Any:
-        return self._in_place("__iadd__", other)
-
-    def __isub__(self, other: Any) -> Any:
-        return self._in_place("__isub__", other)
-
-    def __ior__(self, other: Any) -> Any:
-        return self._in_place("__ior__", other)
-
-    def __iand__(self, other: Any) -> Any:
-        return self._in_place("__iand__", other)
-
-    def _in_place(self, operator: str, other: Any) -> Any:
-        other = plain(other)
-        if not isinstance(other, Counter):
-            return NotImplemented
-        self._callmethod("_in_place", (operator, other))
-        return self
-
-    def __eq__(self, other: object) -> bool:
-        return bool(self._getvalue() == plain(other))
-
-    def __lt__(self, other: Any) -> Any:
-        return self._getvalue() < plain(other)
-
-    def __le__(self, other: Any) -> Any:
-        return self._getvalue() <= plain(other)
-
-    def __gt__(self, other: Any) -> Any:
-        return self._getvalue() > plain(other)
-
-    def __ge__(self, other: Any) -> Any:
-        return self._getvalue() >= plain(other)
-
-    __hash__ = None  # type: ignore[assignment]
+    __iadd__ = _in_place("_in_place", Counter, "__iadd__")
+    __isub__ = _in_place("_in_place", Counter, "__isub__")
+    __ior__ = _in_place("_in_place", Counter, "__ior__")
+    __iand__ = _in_place("_in_place", Counter, "__iand__")
+    __eq__ = _computed("eq")
+    __lt__ = _computed("lt")
+    __le__ = _computed("le")
+    __gt__ = _computed("gt")
+    __ge__ = _computed("ge")
 
 
 def _counts(iterable: Any) -> Any:
@@ -605,65 +587,24 @@ class SetProxy(_BaseSetProxy):  # type: ignore[misc]
     def __iter__(self) -> Iterator[Any]:
         yield from self._getvalue()
 
-    def __and__(self, other: Any) -> Any:
-        return self._getvalue() & plain(other)
+    __and__ = _computed("and_")
+    __rand__ = _reflected("and_")
+    __or__ = _computed("or_")
+    __ror__ = _reflected("or_")
+    __sub__ = _computed("sub")
+    __rsub__ = _reflected("sub")
+    __xor__ = _computed("xor")
+    __rxor__ = _reflected("xor")
 
-    def __rand__(self, other: Any) -> Any:
-        return other & self._getvalue()
-
-    def __or__(self, other: Any) -> Any:
-        return self._getvalue() | plain(other)
-
-    def __ror__(self, other: Any) -> Any:
-        return other | self._getvalue()
-
-    def __sub__(self, other: Any) -> Any:
-        return self._getvalue() - plain(other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return other - self._getvalue()
-
-    def __xor__(self, other: Any) -> Any:
-        return self._getvalue() ^ plain(other)
-
-    def __rxor__(self, other: Any) -> Any:
-        return other ^ self._getvalue()
-
-    def __iand__(self, other: Any) -> Any:
-        return self._in_place("intersection_update", other)
-
-    def __ior__(self, other: Any) -> Any:
-        return self._in_place("update", other)
-
-    def __isub__(self, other: Any) -> Any:
-        return self._in_place("difference_update", other)
-
-    def __ixor__(self, other: Any) -> Any:
-        return self._in_place("symmetric_difference_update", other)
-
-    def _in_place(self, method: str, other: Any) -> Any:
-        other = plain(other)
-        if not isinstance(other, collections.abc.Set):
-            return NotImplemented
-        self._callmethod(method, (other,))
-        return self
-
-    def __eq__(self, other: object) -> bool:
-        return bool(self._getvalue() == plain(other))
-
-    def __lt__(self, other: Any) -> Any:
-        return self._getvalue() < plain(other)
-
-    def __le__(self, other: Any) -> Any:
-        return self._getvalue() <= plain(other)
-
-    def __gt__(self, other: Any) -> Any:
-        return self._getvalue() > plain(other)
-
-    def __ge__(self, other: Any) -> Any:
-        return self._getvalue() >= plain(other)
-
-    __hash__ = None  # type: ignore[assignment]
+    __iand__ = _in_place("intersection_update", collections.abc.Set)
+    __ior__ = _in_place("update", collections.abc.Set)
+    __isub__ = _in_place("difference_update", collections.abc.Set)
+    __ixor__ = _in_place("symmetric_difference_update", collections.abc.Set)
+    __eq__ = _computed("eq")
+    __lt__ = _computed("lt")
+    __le__ = _computed("le")
+    __gt__ = _computed("gt")
+    __ge__ = _computed("ge")
 
     __class_getitem__: Any = classmethod(GenericAlias)
 
@@ -704,10 +645,5 @@ class PoolProxy(BasePoolProxy):  # type: ignore[misc]
     def __enter__(self) -> PoolProxy:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.terminate()
