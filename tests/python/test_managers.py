@@ -421,6 +421,45 @@ def test_what_a_killed_client_held_comes_back(ctx):
             semaphore.release()
 
 
+def take_and_wait(queue, ready):
+    ready.send(queue.get())
+    signal.pause()
+
+
+def take_and_end(queue):
+    queue.get()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_a_killed_client_had_taken_counts_as_done(manager, mp, waits):
+    queue = manager.JoinableQueue()
+    ours, theirs = mp.Pipe()
+    worker = mp.Process(target=take_and_wait, args=(queue, theirs))
+    if waits:
+        worker.start()
+    for item in range(3):
+        queue.put(item)
+    if not waits:
+        worker.start()
+    assert ours.recv() == 0
+    # Who ends in good order may have handed on what it had.
+    helper = mp.Process(target=take_and_end, args=(queue,))
+    helper.start()
+    helper.join()
+    queue.get()
+    queue.task_done()
+    killed(worker)
+    joiner = threading.Thread(target=queue.join)
+    joiner.start()
+    joiner.join(0.1)
+    assert joiner.is_alive()
+    queue.task_done()
+    joiner.join(30)
+    assert not joiner.is_alive()
+    with pytest.raises(ValueError, match="too many times"):
+        queue.task_done()
+
+
 def acquire_and_end(lock):
     lock.acquire()
 

@@ -9,14 +9,17 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
-from .clients import Waiter, current, time_limit
+from .clients import Client, Session, Waiter, current, time_limit
 from .locks import Line
 
 __all__ = ["Array", "ManagedCounter", "Namespace", "Queue", "Value", "unget"]
 
 
 class Queue(queue.Queue):  # type: ignore[type-arg]
-    """A `queue.Queue` whose items go to clients that live, in the order in which they asked."""
+    """A `queue.Queue` whose items go to clients that live, in the order in which they asked.
+
+    What a client had taken and not reported when it died counts as done.
+    """
 
     def __init__(self, maxsize: int = 0) -> None:
         super().__init__(maxsize)
@@ -24,6 +27,8 @@ class Queue(queue.Queue):  # type: ignore[type-arg]
         self._putters = Line()
         self._joiners = Line()
         self.is_shutdown = False
+        # How many items each client has taken and not reported.
+        self._hands: Counter[Session] = Counter()
         # One mutex for all: that of the base class, whose other methods take it.
         for line in (self._getters, self._putters, self._joiners):
             line._mutex = self.mutex
@@ -51,6 +56,7 @@ class Queue(queue.Queue):  # type: ignore[type-arg]
         with self.mutex:
             if self._qsize():
                 item = self._get()
+                self._hand_out(current())
                 self._let_in()
                 return item
             if self.is_shutdown:
@@ -59,7 +65,7 @@ class Queue(queue.Queue):  # type: ignore[type-arg]
                 raise queue.Empty
             waiter = Waiter(current())
             self._getters._line.append(waiter)
-        if not self._getters._wait(waiter, limit, lambda waiter: self._return(waiter.item)):
+        if not self._getters._wait(waiter, limit, self._refuse):
             raise queue.Empty
         if waiter.item is _shut_down:
             raise _shut_down()
@@ -69,6 +75,7 @@ class Queue(queue.Queue):  # type: ignore[type-arg]
         with self.mutex:
             if self.unfinished_tasks <= 0:
                 raise ValueError("task_done() called too many times")
+            self._take_from(current().session)
             self.unfinished_tasks -= 1
             self._let_joiners_go()
 
@@ -103,9 +110,7 @@ class Queue(queue.Queue):  # type: ignore[type-arg]
     def _admit(self, item: Any) -> None:
         self.unfinished_tasks += 1
         if self._getters._line:
-            waiter = self._getters._line.popleft()
-            waiter.item = item
-            waiter.wake()
+            self._serve(item)
         else:
             self._put(item)
 
@@ -124,15 +129,53 @@ class Queue(queue.Queue):  # type: ignore[type-arg]
         if item is _shut_down:
             return
         if self._getters._line:
-            waiter = self._getters._line.popleft()
-            waiter.item = item
-            waiter.wake()
+            self._serve(item)
         else:
             self.queue.appendleft(item)
 
+    def _serve(self, item: Any) -> None:
+        waiter = self._getters._line.popleft()
+        waiter.item = item
+        self._hand_out(waiter.client)
+        waiter.wake()
+
+    def _refuse(self, waiter: Waiter) -> None:
+        if waiter.item is not _shut_down:
+            self._take_from(waiter.client.session)
+        self._return(waiter.item)
+
+    def _hand_out(self, client: Client) -> None:
+        session = client.session
+        if session.name is None:
+            return
+        if session not in self._hands:
+            for gone in [one for one in self._hands if not one.connections]:
+                del self._hands[gone]  # in good order: somebody else may have its items
+        self._hands[session] += 1
+        session.hold(self)
+
+    def _take_from(self, session: Session) -> None:
+        """An item is in the hands of `session` no more, or, if none was, in those of another."""
+        if session not in self._hands:
+            session = next(iter(self._hands), session)
+        if session in self._hands:
+            session.let_go(self)
+            self._hands[session] -= 1
+            if not self._hands[session]:
+                del self._hands[session]
+
+    # What follows is called without it.
+
     def _unget(self, item: Any) -> None:
         with self.mutex:
+            self._take_from(current().session)
             self._return(item)
+
+    def _abandon(self, session: Session) -> None:
+        with self.mutex:
+            lost = self._hands.pop(session, 0)
+            self.unfinished_tasks = max(0, self.unfinished_tasks - lost)
+            self._let_joiners_go()
 
 
 def _limit(block: bool, timeout: float | None) -> float | None:
