@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     set_executable = context._default_context.set_executable
     set_forkserver_preload = context._default_context.set_forkserver_preload
     set_start_method = context._default_context.set_start_method
+del TYPE_CHECKING
 
 SUBDEBUG = 5
 SUBWARNING = 25

@@ -67,6 +67,18 @@ def test_submodule_has_every_public_name(name):
     assert {n for n in public(theirs) if not hasattr(ours, n)} == set()
 
 
+def test_package_has_no_other_public_names(mp):
+    """By the rule of CPython's own test: what was defined here, and no module."""
+    names = {
+        name
+        for name, value in vars(mp).items()
+        if not name.startswith("_")
+        and not isinstance(value, types.ModuleType)
+        and getattr(value, "__module__", mp.__name__) == mp.__name__
+    }
+    assert names - set(mp.__all__) == {"SUBDEBUG", "SUBWARNING"}
+
+
 def parameters(function) -> list[tuple] | None:
     """A signature without annotations; None where there is none to see."""
     try:
