@@ -79,7 +79,7 @@ conformance: extension
 hangs: extension
 	PYTHONPATH=$(CURDIR)/python $(BIN)/python tests/hangs/run.py --module phalanx $(ARGS)
 
-# Locks, semaphores, conditions, events, bells under all schedules that loom finds.
+# Locks, semaphores, conditions, events, barriers, bells under all schedules that loom finds.
 loom:
 	timeout 600 cargo run --release --locked -p phalanx-model --example models -- $(ARGS)
 

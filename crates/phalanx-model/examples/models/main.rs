@@ -1,4 +1,5 @@
-//! Locks, semaphores, conditions, events, bells and the ends of queues under all schedules that a model checker finds.
+//! Locks, semaphores, conditions, events, barriers, bells and the ends of queues under all schedules
+//! that a model checker finds.
 //!
 //! The sources are those of `phalanx`, compiled with the atomics of loom and a futex that
 //! knows no time. So a lost wake-up shows as a deadlock even where a slice would hide it. What lies

@@ -9,8 +9,11 @@ use loom::thread;
 use crate::Model;
 use crate::bell::Bell;
 use crate::futex;
+use crate::sync::barrier::{Arrival, Failure};
 use crate::sync::slots::{Part, Space};
-use crate::sync::{Condition, Event, MemberId, Members, RawLock, Semaphore};
+use crate::sync::{
+    Barrier, BoundedSemaphore, Condition, Event, MemberId, Members, RLock, RawLock, Semaphore,
+};
 use crate::tally::Tally;
 
 pub(crate) const MODELS: &[Model] = &[
@@ -22,6 +25,19 @@ pub(crate) const MODELS: &[Model] = &[
         semaphore_permits,
     ),
     ("semaphore: one permit excludes", 2, semaphore_excludes),
+    ("rlock: who is in may enter again, others not", 3, rlock),
+    (
+        "bounded semaphore: one permit excludes",
+        3,
+        bounded_excludes,
+    ),
+    (
+        "bounded semaphore: permits reach all sleepers",
+        3,
+        bounded_permits,
+    ),
+    ("barrier: all go, round after round", 3, barrier_rounds),
+    ("barrier: who breaks it wakes all", 3, barrier_abort),
     ("event: set wakes all", 3, event_set),
     ("event: a pulse wakes all who waited", 2, event_pulse),
     (
@@ -167,6 +183,77 @@ fn semaphore_excludes() {
     let guarded = all(2, Guarded::new(Semaphore::new(1)), turn, turn);
     guarded.lock.acquire(None).unwrap();
     assert_eq!(guarded.count(), 3);
+}
+
+fn rlock() {
+    let turn = |me: Member, guarded: &Guarded<RLock>| {
+        let _ = guarded.lock.acquire(&me, None).unwrap();
+        let _ = guarded.lock.acquire(&me, None).unwrap();
+        guarded.add();
+        guarded.lock.release(&me).unwrap();
+        guarded.add();
+        guarded.lock.release(&me).unwrap();
+    };
+    let guarded = all(2, Guarded::new(RLock::new()), turn, turn);
+    let _ = guarded.lock.acquire(&Member(1), None).unwrap();
+    assert_eq!(guarded.count(), 6);
+}
+
+fn bounded_excludes() {
+    let turn = |me: Member, guarded: &Guarded<BoundedSemaphore>| {
+        guarded.lock.acquire(&me, None).unwrap();
+        guarded.add();
+        guarded.lock.release(&me).unwrap();
+    };
+    let guarded = all(1, Guarded::new(BoundedSemaphore::new(1)), turn, turn);
+    guarded.lock.acquire(&Member(1), None).unwrap();
+    assert_eq!(guarded.count(), 2);
+}
+
+fn bounded_permits() {
+    let semaphore = BoundedSemaphore::new(2);
+    semaphore.acquire(&Member(3), None).unwrap();
+    semaphore.acquire(&Member(3), None).unwrap();
+    let take = |me: Member, semaphore: &BoundedSemaphore| semaphore.acquire(&me, None).unwrap();
+    let give = |me: Member, semaphore: &BoundedSemaphore| {
+        semaphore.release(&me).unwrap();
+        semaphore.release(&me).unwrap();
+    };
+    let semaphore = all(2, semaphore, take, give);
+    assert_eq!(semaphore.value(), 0);
+}
+
+/// Arrives and waits; whether it was the last.
+fn meet(barrier: &Barrier, me: Member) -> Result<bool, Failure> {
+    match barrier.arrive(false, &me, None)? {
+        Arrival::Last(..) => Ok(true),
+        Arrival::Waiter(waiter) => {
+            let outcome = waiter.wait(&me, None);
+            waiter.leave(&me);
+            outcome.map(|_| false)
+        }
+    }
+}
+
+fn barrier_rounds() {
+    let turn = |me: Member, guarded: &Guarded<Barrier>| {
+        for _ in 0..2 {
+            if meet(&guarded.lock, me).unwrap() {
+                guarded.recovered.fetch_add(1, Relaxed);
+            }
+        }
+    };
+    let guarded = all(1, Guarded::new(Barrier::new(2)), turn, turn);
+    assert_eq!(guarded.recovered.load(SeqCst), 2, "one is the last in each");
+    assert_eq!(guarded.lock.waiting(), 0);
+}
+
+fn barrier_abort() {
+    let wait = |me: Member, barrier: &Barrier| {
+        assert!(matches!(meet(barrier, me), Err(Failure::Broken)));
+    };
+    let barrier = all(2, Barrier::new(3), wait, |me, barrier| barrier.abort(&me));
+    assert!(barrier.is_broken());
 }
 
 fn event_set() {
