@@ -2,6 +2,8 @@
 # make bench   measures it beside the standard library and other libraries
 #              (ONLY=queue,pool_apply  ROUNDS=3  RIVALS=multiprocessing,phalanx)
 # make bench-scale   shows how cost grows: 10 million items, 1,000 processes, messages of 4 GiB
+# make bench-rust     the same for the crate: criterion, beside other crates
+# make bench-compare  counts instructions, to compare one commit with another
 # make test    formats, lints and tests everything: what CI does
 PYTHON ?= python3
 
@@ -17,7 +19,7 @@ EXAMPLES := $(patsubst crates/phalanx/examples/%.rs,%,$(wildcard crates/phalanx/
 # A Python test process of the package as it lies in the tree, with the extension beside it.
 PYTEST := PYTHONPATH=$(CURDIR)/python $(BIN)/python -X faulthandler -m pytest
 
-.PHONY: demo wheel bench bench-scale test lint test-rust test-python extension libraries conformance hangs loom soak fuzz abi3 fmt clean
+.PHONY: demo wheel bench bench-scale bench-rust bench-compare test lint test-rust test-python extension libraries conformance hangs loom soak fuzz abi3 fmt clean
 
 demo: wheel
 	$(BIN)/python demo/demo.py
@@ -36,6 +38,16 @@ bench: wheel $(VENV)/rivals
 # ARGS="--only items,message --largest 1000000"
 bench-scale: wheel $(VENV)/rivals
 	$(BIN)/python benchmarks/scale.py $(ARGS)
+
+# The crate beside other crates and the machine's limits; ARGS is for criterion.
+RUST_BENCHMARKS := --manifest-path benchmarks/rust/Cargo.toml --target-dir target/bench
+bench-rust:
+	cargo bench --locked $(RUST_BENCHMARKS) --bench peers -- $(ARGS)
+
+# Instructions of fixed work, beside those stored with an earlier commit; ARGS=--save stores them.
+bench-compare: wheel
+	cargo build --locked --release $(RUST_BENCHMARKS) --bin counted
+	$(BIN)/python benchmarks/compare.py --rust target/bench/release/counted $(ARGS)
 
 test: lint test-rust loom test-python
 
