@@ -1,11 +1,12 @@
 """Count the instructions of fixed pieces of work, and compare them with an earlier count.
 
-What `make bench-compare` runs. Times depend on what else the machine does; the instructions that one
-process executes hardly do. Each workload runs twice under valgrind's callgrind, with few and with
-many operations: the difference is theirs alone. Waiting, system calls and caches do not show here:
-for those there is `run.py`.
+What `make bench-compare` runs. Times depend on what else the machine does; the instructions that
+one process executes hardly do. Each workload runs twice under valgrind's callgrind, with few and
+with many operations: the difference is theirs alone. Waiting, system calls and caches do not show
+here: for those there is `run.py`.
 
-The counts lie in `results/instructions.json`. Commit them with a change that is meant to alter them.
+The counts lie in `results/instructions.json`: commit them with a change that is meant to alter
+them.
 """
 
 from __future__ import annotations

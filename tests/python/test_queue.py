@@ -61,6 +61,20 @@ class Nested:
         return str, ("outside",)
 
 
+def put_batches(q, begin):
+    for first in range(begin, begin + 1000, 20):
+        q.put_many(list(range(first, first + 20)))
+
+
+def get_batches(q, results):
+    got = []
+    while None not in got:
+        got += q.get_many(7)
+    # What is behind the end is for others.
+    q.put_many(got[got.index(None) + 1 :])
+    results.put(got[: got.index(None)])
+
+
 def put_all(q, items):
     for item in items:
         q.put(item)
@@ -236,6 +250,48 @@ def test_many_at_once(mp):
         q.get_many(5, timeout=0.01)
     with pytest.raises(ValueError, match="max_items"):
         q.get_many(0)
+
+
+def test_many_of_all_kinds_keep_their_order(mp):
+    kinds = [1, "two", (3,), b"4" * 40_000, {5: {6}}, b"7" * 100_000, {"eight": 9}, 10**30]
+    for items in (kinds * 100, range(10_000), (str(i) * 90 for i in range(1000))):
+        expected = list(items)
+        q = mp.Queue()
+        assert q.put_many(iter(expected) if hasattr(items, "send") else items) == len(expected)
+        assert q.qsize() == len(expected)
+        got = []
+        while len(got) < len(expected):
+            got += q.get_many(len(expected), timeout=10)
+        assert got == expected
+
+
+def test_many_stop_at_what_cannot_be_put(mp):
+    q = mp.Queue(300)
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+        q.put_many([1, 2, Unpicklable(), 3])
+    assert q.get_many(10) == [1, 2]
+    with pytest.raises(queue.Full):
+        q.put_many(list(range(1000)), timeout=0.01)
+    assert q.get_many(1000) == list(range(300))
+    with pytest.raises(ZeroDivisionError):
+        q.put_many(1 // i for i in (1, 0))
+    assert q.get() == 1
+    assert q.put_many([]) == 0 and q.empty()
+
+
+def test_many_from_several_to_several(mp):
+    q, results = mp.Queue(50), mp.Queue()
+    producers = [mp.Process(target=put_batches, args=(q, 1000 * n)) for n in range(2)]
+    consumers = [mp.Process(target=get_batches, args=(q, results)) for _ in range(2)]
+    for process in producers + consumers:
+        process.start()
+    for process in producers:
+        process.join()
+    q.put_many([None] * 2)
+    got = [results.get() for _ in consumers]
+    for process in consumers:
+        process.join()
+    assert sorted(got[0] + got[1]) == list(range(2000))
 
 
 def test_unpicklable_objects_raise_and_change_nothing(mp):

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use phalanx::{Pipe, Pool, Process, Queue};
 use rayon::prelude::*;
+use serde_bytes::ByteBuf;
 
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
@@ -175,8 +176,9 @@ fn round_trip(group: &mut Group<'_>) {
 
 const LARGE: usize = 1 << 20;
 
-fn produce_large((queue, count): (Queue<Vec<u8>>, u64)) {
-    let data = vec![7; LARGE];
+// As bytes: serde takes a `Vec<u8>` apart into its numbers.
+fn produce_large((queue, count): (Queue<ByteBuf>, u64)) {
+    let data = ByteBuf::from(vec![7; LARGE]);
     (0..count).for_each(|_| queue.put(data.clone()).unwrap());
 }
 
@@ -184,7 +186,7 @@ fn large(group: &mut Group<'_>) {
     group.throughput(Throughput::Bytes(LARGE as u64));
     group.bench_function("phalanx queue", |b| {
         b.iter_custom(|count| {
-            let queue = Queue::bounded(8).unwrap();
+            let queue = Queue::<ByteBuf>::bounded(8).unwrap();
             let child = Process::spawn(produce_large, (queue.clone(), count + 1)).unwrap();
             queue.get().unwrap();
             let time = timed(|| (0..count).for_each(|_| take(queue.get())));
@@ -251,8 +253,13 @@ fn map(group: &mut Group<'_>, function: fn(u64) -> u64, pool_map: impl Fn(&Pool,
     group.bench_function("procspawn pool", |b| {
         let pool = procspawn::Pool::new(workers).unwrap();
         b.iter(|| {
-            let calls: Vec<_> = (0..ITEMS).map(|item| pool.spawn(item, function)).collect();
-            calls.into_iter().for_each(|call| take(call.join()));
+            // Each call that is under way has a descriptor.
+            for begin in (0..ITEMS).step_by(100) {
+                let calls: Vec<_> = (begin..begin + 100)
+                    .map(|item| pool.spawn(item, function))
+                    .collect();
+                calls.into_iter().for_each(|call| take(call.join()));
+            }
         });
         pool.shutdown();
     });

@@ -1,6 +1,7 @@
 //! The extension module `phalanx._phalanx`: conversion, the GIL and signals; nothing else.
 
 mod arena;
+mod batch;
 mod buffer;
 mod codec;
 mod connection;

@@ -11,9 +11,10 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyBytes, PyList, PyRange, PyTuple};
 
 use crate::arena::{HandleForPickle, arena, attach, handle_for_pickle};
+use crate::batch::{self, Batch};
 use crate::codec;
 use crate::error::to_py;
 use crate::wait::{blocking, deadline};
@@ -282,6 +283,9 @@ impl Queue {
 
     /// Puts each item of an iterable; returns how many. Blocks as `put` does, up to `timeout`
     /// seconds for all of them; on an error the items before it have been put.
+    ///
+    /// The items of a list, tuple or range are put in batches; those of other iterables, which may
+    /// take their time, one by one.
     #[pyo3(signature = (items, timeout=None))]
     fn put_many(
         slf: &Bound<'_, Self>,
@@ -289,15 +293,39 @@ impl Queue {
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<usize> {
         Self::open(slf)?;
+        let (py, queue) = (slf.py(), slf.get().native()?);
         let deadline = deadline(timeout)?;
+        let at_once = items.is_exact_instance_of::<PyList>()
+            || items.is_exact_instance_of::<PyTuple>()
+            || items.is_exact_instance_of::<PyRange>();
+        let mut batch = Batch::default();
         let mut count = 0;
+        let put = |batch: &mut Batch| {
+            batch
+                .put(py, queue, deadline)?
+                .map_err(|error| queue_error(py, error))
+        };
         for item in items.try_iter()? {
-            codec::encode(&item?, |bytes, tag, buffers| {
-                slf.get()
-                    .send(slf.py(), bytes, tag, buffers, || Ok(deadline))
-            })?;
+            let done = item.and_then(|item| {
+                codec::encode(&item, |bytes, tag, buffers| {
+                    if at_once && buffers.is_empty() && batch.add(bytes, tag) {
+                        return if batch.is_full() {
+                            put(&mut batch)
+                        } else {
+                            Ok(())
+                        };
+                    }
+                    put(&mut batch)?;
+                    slf.get().send(py, bytes, tag, buffers, || Ok(deadline))
+                })
+            });
+            if let Err(error) = done {
+                put(&mut batch)?;
+                return Err(error);
+            }
             count += 1;
         }
+        put(&mut batch)?;
         Ok(count)
     }
 
@@ -315,8 +343,12 @@ impl Queue {
         }
         let items = PyList::empty(py);
         items.append(Self::get(slf, true, timeout)?)?;
+        let queue = slf.get().native()?;
         while items.len() < max_items {
-            match Self::get_quickly(py, slf.get().native()?, Patience::Wait)? {
+            if batch::take(queue, &items, max_items - items.len())? {
+                continue;
+            }
+            match Self::get_quickly(py, queue, Patience::Wait)? {
                 Some(item) => items.append(item)?,
                 None => break,
             }

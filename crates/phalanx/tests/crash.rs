@@ -15,6 +15,8 @@
 mod pool;
 #[path = "crash/primitives.rs"]
 mod primitives;
+#[path = "crash/runs.rs"]
+mod runs;
 #[path = "crash/shutdown.rs"]
 mod shutdown;
 
@@ -50,7 +52,7 @@ fn main() {
     let wanted = wanted.unwrap_or_default();
     let mut reached: BTreeMap<String, u32> = BTreeMap::new();
     let points = points();
-    let scenarios: [(&str, Scenario); 16] = [
+    let scenarios: [(&str, Scenario); 18] = [
         ("queue", |run| queue(run, None)),
         ("bounded queue", |run| queue(run, Some(3))),
         ("pipe", |run| pipe(run, false)),
@@ -59,6 +61,8 @@ fn main() {
         ("watched queue", watched),
         ("shutdown", shutdown::shutdown),
         ("work", shutdown::work),
+        ("runs", |run| runs::runs(run, None)),
+        ("bounded runs", |run| runs::runs(run, Some(5))),
         ("objects", objects),
         ("reaping", reaping),
         ("pool", pool::pool),
@@ -240,6 +244,10 @@ impl<'a> Run<'a> {
 
     /// Everything was received once, but for one message that the victim may have had in hand.
     fn all_arrived(&self, siblings: u32) {
+        self.all_arrived_but(siblings, 1);
+    }
+
+    fn all_arrived_but(&self, siblings: u32, in_hand: usize) {
         let board = self.board;
         let missing: Vec<usize> = (0..IDS)
             .filter(|&id| {
@@ -247,7 +255,7 @@ impl<'a> Run<'a> {
                 sent && board.seen[id].load(SeqCst) == 0
             })
             .collect();
-        let allowed = usize::from(self.killed());
+        let allowed = in_hand * usize::from(self.killed());
         self.check(missing.len() <= allowed, format_args!("lost: {missing:?}"));
     }
 

@@ -19,30 +19,30 @@ use crate::sync::raw::{Guard, RawLock};
 #[repr(C)]
 #[derive(Debug)]
 pub struct Log {
-    producers: Line<Producers>,
-    consumers: Line<Consumers>,
+    pub(super) producers: Line<Producers>,
+    pub(super) consumers: Line<Consumers>,
 }
 
 #[repr(C)]
 #[derive(Debug)]
-struct Producers {
+pub(super) struct Producers {
     lock: RawLock,
     /// The segment that is written to, 0 before the first message.
-    tail: AtomicU64,
+    pub(super) tail: AtomicU64,
     /// Mirrors the number of messages ever put, and their bytes.
-    puts: AtomicU64,
-    bytes: AtomicU64,
+    pub(super) puts: AtomicU64,
+    pub(super) bytes: AtomicU64,
 }
 
 #[repr(C)]
 #[derive(Debug)]
-struct Consumers {
+pub(super) struct Consumers {
     lock: RawLock,
     /// The segment that is read from, 0 before the first message.
     head: AtomicU64,
     /// Mirrors the number of messages ever taken, and their bytes.
-    gets: AtomicU64,
-    bytes: AtomicU64,
+    pub(super) gets: AtomicU64,
+    pub(super) bytes: AtomicU64,
     /// `commit` of the head segment as last seen: spares a look at the producers' cache line.
     seen: AtomicU64,
 }
@@ -137,13 +137,10 @@ impl Log {
             parts,
             ref handles,
         } = *letter;
-        let producers = &self.producers.0;
-        let Some(guard) = patience.lock(&producers.lock, arena) else {
+        let Some(_guard) = self.produce(arena, patience)? else {
             return Ok(Pushed::Busy);
         };
-        if guard.recovered || producers.tail.load(Relaxed) == 0 {
-            self.repair_tail(arena)?;
-        }
+        let producers = &self.producers.0;
         let tail = producers.tail.load(Relaxed);
         let (segment, capacity) = segment_at(arena, tail)?;
         let place = Place::of(segment.commit.0.load(Relaxed));
@@ -194,6 +191,19 @@ impl Log {
         // SYNC: pairs with the Acquire in `is_empty`.
         producers.puts.store(number.wrapping_add(1), Release);
         Ok(Pushed::Number(number))
+    }
+
+    /// The producers' lock, if there is patience for it, with everything behind it in order.
+    #[inline]
+    pub(super) fn produce(&self, arena: &Arena, patience: Patience) -> Result<Option<Guard<'_>>> {
+        let producers = &self.producers.0;
+        let Some(guard) = patience.lock(&producers.lock, arena) else {
+            return Ok(None);
+        };
+        if guard.recovered || producers.tail.load(Relaxed) == 0 {
+            self.repair_tail(arena)?;
+        }
+        Ok(Some(guard))
     }
 
     /// Makes the producers' line agree with the segments after a death, or makes the first segment.
@@ -295,13 +305,10 @@ impl Log {
         patience: Patience,
         claim: impl FnOnce(u64),
     ) -> Result<Option<Taken>> {
-        let consumers = &self.consumers.0;
-        let Some(guard) = patience.lock(&consumers.lock, arena) else {
+        let Some(_guard) = self.consume(arena, patience)? else {
             return Ok(None);
         };
-        if guard.recovered {
-            self.repair_head(arena)?;
-        }
+        let consumers = &self.consumers.0;
         let puts = self.puts();
         let Some((segment, place, commit)) = self.peek(arena)? else {
             if puts > self.gets() {
@@ -341,8 +348,23 @@ impl Log {
         Ok(Some(taken))
     }
 
+    /// The consumers' lock, if there is patience for it, with everything behind it in order.
+    #[inline]
+    pub(super) fn consume(&self, arena: &Arena, patience: Patience) -> Result<Option<Guard<'_>>> {
+        let Some(guard) = patience.lock(&self.consumers.0.lock, arena) else {
+            return Ok(None);
+        };
+        if guard.recovered {
+            self.repair_head(arena)?;
+        }
+        Ok(Some(guard))
+    }
+
     /// The segment and place of the oldest message. The consumers' lock is held.
-    fn peek(&self, arena: &'static Arena) -> Result<Option<(&'static Segment, Place, Place)>> {
+    pub(super) fn peek(
+        &self,
+        arena: &'static Arena,
+    ) -> Result<Option<(&'static Segment, Place, Place)>> {
         let consumers = &self.consumers.0;
         loop {
             // SYNC: pairs with the Release in `repair_tail`.

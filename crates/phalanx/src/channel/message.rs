@@ -9,7 +9,7 @@ use super::segment::RecordHead;
 pub const INLINE: usize = MIN_BUFFER;
 
 /// The message's bytes are in its last buffer, not in the record.
-const IN_BUFFER: u16 = 1 << 15;
+pub(super) const IN_BUFFER: u16 = 1 << 15;
 
 /// A message ready to be put, whose bytes are `parts` one after the other.
 ///

@@ -6,6 +6,7 @@ pub mod log;
 pub mod message;
 pub mod pipe;
 pub mod queue;
+mod run;
 mod segment;
 pub(crate) mod tally;
 #[cfg(test)]
@@ -17,3 +18,4 @@ pub(crate) mod work;
 pub use log::{Log, Patience, Pushed};
 pub use message::{Letter, Message, Taken};
 pub use queue::Queue;
+pub use run::Run;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::bell::Bell;
 use super::log::{Log, Patience, Pushed};
 use super::message::{Letter, Message, Taken};
+use super::run::Run;
 use super::tally::{Phase, Tally};
 use super::watch::{Watch, Watches};
 use super::work::Work;
@@ -179,6 +180,40 @@ impl Queue {
         Ok(put)
     }
 
+    /// Puts the messages of a run, waiting for room until `deadline` (`None`: for ever). Those that
+    /// are put are no longer in `run`, also if this fails.
+    ///
+    /// # Errors
+    /// As [`Queue::put`].
+    pub fn put_run(&self, run: &mut Run, deadline: Option<Instant>) -> Result<()> {
+        while !run.is_empty() {
+            if self.try_put_run(run, Patience::Wait)? == 0 {
+                self.wait_for_room(deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts those messages at the front of `run` that there is room for now, and takes them off it;
+    /// says how many. They cost one lock, and sleepers are woken once.
+    ///
+    /// # Errors
+    /// `is_arena_full`, if not even one could be put.
+    pub fn try_put_run(&self, run: &mut Run, patience: Patience) -> Result<usize> {
+        let core = &*self.core;
+        let room = |count: u64| match core.tally.is_open() {
+            true => core.bound.saturating_sub(count),
+            false => 0,
+        };
+        let put = core.log.push_run(self.core.arena(), run, patience, room)?;
+        if put > 0 {
+            crash_point!("queue.put_unrung");
+            core.items.ring(u32::try_from(put).unwrap_or(u32::MAX));
+            core.watches.ring(self.core.arena(), || core.is_idle());
+        }
+        Ok(put)
+    }
+
     /// Waits until there may be room.
     ///
     /// # Errors
@@ -228,7 +263,7 @@ impl Queue {
         let log = &self.core.log;
         let message = log.pop_claimed(self.core.arena(), |number| self.claim(number))?;
         if message.is_some() {
-            self.taken();
+            self.taken(1);
         }
         Ok(message.filter(|message| !self.core.tally.is_discarded(message.number)))
     }
@@ -245,7 +280,7 @@ impl Queue {
         let Some(taken) = log.pop_claimed_into(arena, bytes, patience, claim)? else {
             return Ok(None);
         };
-        self.taken();
+        self.taken(1);
         if self.core.tally.is_discarded(taken.number) {
             // Takes over its buffers and frees them.
             return taken.into_message(arena, Vec::new()).map(|_| None);
@@ -253,20 +288,60 @@ impl Queue {
         Ok(Some(taken))
     }
 
+    /// Takes messages that are there now and appends them to `run`: up to `most`, and no more once
+    /// they have brought `size` bytes; none with buffers or a tag that is not `wanted`. They cost one
+    /// lock. Says how many: 0 does not mean that there are none.
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    pub fn try_get_run(
+        &self,
+        run: &mut Run,
+        most: usize,
+        size: usize,
+        wanted: impl Fn(u16) -> bool,
+    ) -> Result<usize> {
+        let core = &*self.core;
+        let (taken, first) = core.log.pop_run(
+            self.core.arena(),
+            run,
+            most,
+            size,
+            wanted,
+            |first, count| self.claim_all(first, count),
+        )?;
+        if taken > 0 {
+            self.taken(taken);
+        }
+        // A queue is shut under its locks: all of them are thrown away, or none.
+        if taken > 0 && core.tally.is_discarded(first) {
+            run.clear();
+            return Ok(0);
+        }
+        Ok(taken)
+    }
+
     /// Writes down who takes the message, while nobody else can.
     #[inline]
     fn claim(&self, number: u64) {
+        self.claim_all(number, 1);
+    }
+
+    /// As `claim`, for `count` messages from number `first` on, of which all or none are discarded.
+    #[inline]
+    fn claim_all(&self, first: u64, count: usize) {
         let core = &*self.core;
-        if !core.tally.is_discarded(number) {
-            core.work.take(self.core.arena());
+        if !core.tally.is_discarded(first) {
+            (0..count).for_each(|_| core.work.take(self.core.arena()));
         }
     }
 
     #[inline]
-    fn taken(&self) {
+    fn taken(&self, count: usize) {
         crash_point!("queue.taken_unrung");
         if self.core.bound != u64::MAX {
-            self.core.room.ring(1);
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            self.core.room.ring(count);
         }
         if self.watched.load(Relaxed) {
             self.settle_watch();

@@ -46,9 +46,13 @@ impl Place {
     }
 
     pub(super) fn after(self, bytes: u64) -> Self {
+        self.after_all(1, bytes as usize)
+    }
+
+    pub(super) fn after_all(self, count: u32, bytes: usize) -> Self {
         Self {
             bytes: self.bytes.wrapping_add(bytes as u32),
-            count: self.count.wrapping_add(1),
+            count: self.count.wrapping_add(count),
         }
     }
 }
@@ -136,10 +140,26 @@ pub(super) unsafe fn write_record(
     }
 }
 
+/// Writes whole records.
+///
+/// # Safety
+/// As [`write_record`].
+pub(super) unsafe fn write_records(segment: &Segment, place: Place, records: &[u8]) {
+    // SAFETY: the caller says that these bytes of the block are ours.
+    unsafe {
+        std::ptr::from_ref(segment)
+            .cast::<u8>()
+            .cast_mut()
+            .add(HEAD as usize + place.bytes as usize)
+            .copy_from_nonoverlapping(records.as_ptr(), records.len());
+    }
+}
+
 /// A record that lies wholly before `commit`.
 pub(super) struct Record<'a> {
     pub(super) head: RecordHead,
-    body: &'a [u8],
+    /// From its head up to `commit`.
+    whole: &'a [u8],
 }
 
 impl<'a> Record<'a> {
@@ -162,21 +182,23 @@ impl<'a> Record<'a> {
         if head.size() > room {
             return Err(damaged());
         }
-        Ok(Self {
-            head,
-            body: &body[8..],
-        })
+        Ok(Self { head, whole: body })
+    }
+
+    /// The bytes of the records from this one up to `len` bytes further on, their heads included.
+    pub(super) fn span(&self, len: usize) -> Option<&'a [u8]> {
+        self.whole.get(..len)
     }
 
     pub(super) fn handles(&self) -> Vec<u64> {
-        self.body[..8 * usize::from(self.head.buffers)]
+        self.whole[8..8 + 8 * usize::from(self.head.buffers)]
             .chunks_exact(8)
             .map(|c| u64::from_ne_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]))
             .collect()
     }
 
     pub(super) fn bytes(&self) -> &'a [u8] {
-        let start = 8 * usize::from(self.head.buffers);
-        &self.body[start..start + self.head.len as usize]
+        let start = 8 + 8 * usize::from(self.head.buffers);
+        &self.whole[start..start + self.head.len as usize]
     }
 }

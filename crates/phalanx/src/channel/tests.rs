@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::{Letter, Log, Patience, Pushed, Queue};
+use super::{Letter, Log, Patience, Pushed, Queue, Run};
 use crate::arena::{Arena, Buffer, Shared};
 use crate::testing::{Counter, in_child};
 
@@ -72,6 +72,52 @@ fn order_and_content_hold_across_segments() {
         assert_eq!(log.len(arena).unwrap(), model.len() as u64);
     }
     log.clear(arena);
+}
+
+#[test]
+fn runs_and_single_messages_keep_their_order() {
+    let queue = Queue::new(Some(500)).unwrap();
+    let mut sent = 0_u32;
+    let mut received = 0_u32;
+    let is_next = |received: &mut u32, bytes: &[u8]| {
+        assert_eq!(bytes[..4], received.to_ne_bytes());
+        assert_eq!(bytes.len(), 4 + (*received as usize * 7) % 900);
+        *received += 1;
+    };
+    for round in 0..400 {
+        let body = |id: u32| {
+            let mut bytes = id.to_ne_bytes().to_vec();
+            bytes.resize(4 + (id as usize * 7) % 900, 1);
+            bytes
+        };
+        let mut run = Run::new();
+        for _ in 0..round % 9 {
+            assert!(run.add(&body(sent), 5));
+            sent += 1;
+        }
+        queue.put_run(&mut run, None).unwrap();
+        assert!(run.is_empty() && run.size() == 0);
+        put(&queue, &[&body(sent)], 6 + (round % 2) as u16);
+        sent += 1;
+        let mut taken = Run::new();
+        let count = queue.try_get_run(&mut taken, 7, 2000, |tag| tag < 7);
+        assert_eq!(count.unwrap(), taken.len());
+        for (_, bytes) in taken.iter() {
+            is_next(&mut received, bytes);
+        }
+        if round % 3 == 0 {
+            is_next(&mut received, queue.get(None).unwrap().bytes());
+        }
+        while sent - received > 480 {
+            is_next(&mut received, queue.get(None).unwrap().bytes());
+        }
+        assert_eq!(queue.len().unwrap(), u64::from(sent - received));
+    }
+    let mut run = Run::new();
+    (0..1000).for_each(|_| assert!(run.add(b"full", 0)));
+    let room = 500 - (sent - received) as usize;
+    assert_eq!(queue.try_put_run(&mut run, Patience::Wait).unwrap(), room);
+    assert_eq!(run.len(), 1000 - room);
 }
 
 #[test]
