@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::holding::Holding;
 use super::lock::warn;
 use super::{Lock, RLock, home, waiting};
 
@@ -51,8 +52,8 @@ impl Guarding {
     /// Releases the lock.
     pub(crate) fn release(&self, py: Python<'_>) -> PyResult<()> {
         match self {
-            Self::Lock(lock) => lock.get().release(),
-            Self::RLock(lock) => lock.get().release(),
+            Self::Lock(lock) => lock.get().let_go(py),
+            Self::RLock(lock) => lock.get().let_go(py),
             Self::Other(lock) => lock.call_method0(py, intern!(py, "release")).map(drop),
         }
     }

@@ -4,8 +4,8 @@ use phalanx::sync::{self, Acquired};
 use pyo3::exceptions::{PyAssertionError, PyValueError};
 use pyo3::prelude::*;
 
-use super::{AbandonedLockWarning, Args, Kwargs, Object, Patience, home, patience, waiting};
-use crate::arena::HandleForPickle;
+use super::holding::{Holding, holding_methods};
+use super::{AbandonedLockWarning, Args, Kwargs, Object, Patience, home, waiting};
 
 /// A lock that anybody may release: the base of `phalanx.synchronize.Lock`.
 #[pyclass(frozen, subclass, module = "phalanx._phalanx")]
@@ -29,23 +29,35 @@ pub(super) fn warn(py: Python<'_>, name: &str) -> PyResult<()> {
     PyErr::warn(py, &py.get_type::<AbandonedLockWarning>(), &text, 1)
 }
 
-fn not_held(name: &str) -> PyErr {
-    PyValueError::new_err(format!("this {name} is not held, and cannot be released"))
+/// Whether it was acquired; warns of a dead owner, and releases it if the warning is an error.
+fn report(
+    lock: &impl Holding,
+    py: Python<'_>,
+    name: &str,
+    acquired: Option<Acquired>,
+) -> PyResult<bool> {
+    if matches!(acquired, Some(Acquired { recovered: true }))
+        && let Err(error) = warn(py, name)
+    {
+        let _ = lock.let_go(py);
+        return Err(error);
+    }
+    Ok(acquired.is_some())
+}
+
+fn not_held() -> PyErr {
+    PyValueError::new_err("this Lock is not held, and cannot be released")
 }
 
 fn not_mine() -> PyErr {
     PyAssertionError::new_err("this RLock is not held by this thread, and cannot be released by it")
 }
 
-impl Lock {
-    /// Acquires the lock as `with` does.
+impl Holding for Lock {
     #[inline]
-    pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+    fn try_free(&self) -> PyResult<bool> {
         let lock = self.object.get()?;
-        if lock.try_acquire_free(home(lock)) {
-            return Ok(true);
-        }
-        self.acquire_slow(py, Patience::Until(None))
+        Ok(lock.try_acquire_free(home(lock)))
     }
 
     #[cold]
@@ -55,22 +67,32 @@ impl Lock {
             Patience::None => lock.try_acquire(home(lock)),
             Patience::Until(deadline) => waiting(py, || lock.acquire(home(lock), deadline))?,
         };
-        self.report(py, acquired)
+        report(self, py, "Lock", acquired)
     }
 
-    fn report(&self, py: Python<'_>, acquired: Option<Acquired>) -> PyResult<bool> {
-        if matches!(acquired, Some(Acquired { recovered: true }))
-            && let Err(error) = warn(py, "Lock")
-        {
-            let _ = self.object.get()?.release();
-            return Err(error);
-        }
-        Ok(acquired.is_some())
+    #[inline]
+    fn let_go(&self, _py: Python<'_>) -> PyResult<()> {
+        self.object.get()?.release().map_err(|_| not_held())
+    }
+
+    fn value(&self) -> PyResult<u32> {
+        Ok(u32::from(!self.object.get()?.is_locked()))
     }
 }
 
-#[pymethods]
-impl Lock {
+holding_methods! {
+    Lock,
+    acquire: {
+        /// Acquires the lock and returns True, or False if that was not possible in `timeout`
+        /// seconds (None: for ever; negative: 0) or, with `block` false, at once.
+        ///
+        /// If the process that held it has died, the lock is acquired and an AbandonedLockWarning
+        /// issued.
+    },
+    release: {
+        /// Frees the lock, whoever holds it. ValueError if nobody does.
+    },
+
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: Args<'_, '_>, _kwargs: Option<Kwargs<'_, '_>>) -> Self {
@@ -83,62 +105,6 @@ impl Lock {
         self.object.create_in(py, fork, sync::Lock::new())
     }
 
-    #[getter]
-    fn _is_fork_ctx(&self) -> bool {
-        self.object.is_of_fork_context()
-    }
-
-    fn _attach(&self, py: Python<'_>, family: u64, handle: u64) -> PyResult<()> {
-        self.object.attach(py, family, handle)
-    }
-
-    fn _handle_for_pickle(&self, py: Python<'_>) -> PyResult<HandleForPickle> {
-        self.object.handle_for_pickle(py)
-    }
-
-    /// Acquires the lock and returns True, or False if that was not possible in `timeout` seconds
-    /// (None: for ever; negative: 0) or, with `block` false, at once.
-    ///
-    /// If the process that held it has died, the lock is acquired and an AbandonedLockWarning
-    /// issued.
-    #[pyo3(signature = (block=None, timeout=None), text_signature = "($self, block=True, timeout=None)")]
-    fn acquire(
-        &self,
-        py: Python<'_>,
-        block: Option<&Bound<'_, PyAny>>,
-        timeout: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<bool> {
-        let lock = self.object.get()?;
-        if timeout.is_none() && lock.try_acquire_free(home(lock)) {
-            return Ok(true);
-        }
-        self.acquire_slow(py, patience(block, timeout)?)
-    }
-
-    /// Frees the lock, whoever holds it. ValueError if nobody does.
-    pub(crate) fn release(&self) -> PyResult<()> {
-        self.object.get()?.release().map_err(|_| not_held("Lock"))
-    }
-
-    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.enter(py)
-    }
-
-    #[pyo3(signature = (_type=None, _value=None, _traceback=None))]
-    fn __exit__(
-        &self,
-        _type: Option<&Bound<'_, PyAny>>,
-        _value: Option<&Bound<'_, PyAny>>,
-        _traceback: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        self.release()
-    }
-
-    /// Whether somebody holds it.
-    fn locked(&self) -> PyResult<bool> {
-        Ok(self.object.get()?.is_locked())
-    }
-
     fn _is_mine(&self) -> PyResult<bool> {
         let lock = self.object.get()?;
         Ok(lock.is_mine(home(lock)))
@@ -149,29 +115,13 @@ impl Lock {
         let lock = self.object.get()?;
         Ok(u32::from(lock.is_ours(home(lock))))
     }
-
-    fn _get_value(&self) -> PyResult<u32> {
-        Ok(u32::from(!self.locked()?))
-    }
-
-    fn _is_zero(&self) -> PyResult<bool> {
-        self.locked()
-    }
-
-    fn _handle(&self) -> PyResult<u64> {
-        Ok(self.object.get()?.handle().bits())
-    }
 }
 
-impl RLock {
-    /// Acquires the lock as `with` does.
+impl Holding for RLock {
     #[inline]
-    pub(crate) fn enter(&self, py: Python<'_>) -> PyResult<bool> {
+    fn try_free(&self) -> PyResult<bool> {
         let lock = self.object.get()?;
-        if lock.try_acquire_free(home(lock)) {
-            return Ok(true);
-        }
-        self.acquire_slow(py, Patience::Until(None))
+        Ok(lock.try_acquire_free(home(lock)))
     }
 
     #[cold]
@@ -181,18 +131,34 @@ impl RLock {
             Patience::None => lock.try_acquire(home(lock)),
             Patience::Until(deadline) => waiting(py, || lock.acquire(home(lock), deadline))?,
         };
-        if matches!(acquired, Some(Acquired { recovered: true }))
-            && let Err(error) = warn(py, "RLock")
-        {
-            let _ = lock.release(home(lock));
-            return Err(error);
-        }
-        Ok(acquired.is_some())
+        report(self, py, "RLock", acquired)
+    }
+
+    #[inline]
+    fn let_go(&self, _py: Python<'_>) -> PyResult<()> {
+        let lock = self.object.get()?;
+        lock.release(home(lock)).map_err(|_| not_mine())
+    }
+
+    fn value(&self) -> PyResult<u32> {
+        Ok(u32::from(!self.object.get()?.is_locked()))
     }
 }
 
-#[pymethods]
-impl RLock {
+holding_methods! {
+    RLock,
+    acquire: {
+        /// Acquires the lock once more and returns True, or False if that was not possible in
+        /// `timeout` seconds (None: for ever; negative: 0) or, with `block` false, at once.
+        ///
+        /// If the process that held it has died, the lock is acquired and an AbandonedLockWarning
+        /// issued.
+    },
+    release: {
+        /// Undoes one acquire; the last one frees the lock. AssertionError if this thread does not
+        /// hold it.
+    },
+
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: Args<'_, '_>, _kwargs: Option<Kwargs<'_, '_>>) -> Self {
@@ -203,64 +169,6 @@ impl RLock {
 
     fn _create(&self, py: Python<'_>, fork: bool) -> PyResult<()> {
         self.object.create_in(py, fork, sync::RLock::new())
-    }
-
-    #[getter]
-    fn _is_fork_ctx(&self) -> bool {
-        self.object.is_of_fork_context()
-    }
-
-    fn _attach(&self, py: Python<'_>, family: u64, handle: u64) -> PyResult<()> {
-        self.object.attach(py, family, handle)
-    }
-
-    fn _handle_for_pickle(&self, py: Python<'_>) -> PyResult<HandleForPickle> {
-        self.object.handle_for_pickle(py)
-    }
-
-    /// Acquires the lock once more and returns True, or False if that was not possible in
-    /// `timeout` seconds (None: for ever; negative: 0) or, with `block` false, at once.
-    ///
-    /// If the process that held it has died, the lock is acquired and an AbandonedLockWarning
-    /// issued.
-    #[pyo3(signature = (block=None, timeout=None), text_signature = "($self, block=True, timeout=None)")]
-    fn acquire(
-        &self,
-        py: Python<'_>,
-        block: Option<&Bound<'_, PyAny>>,
-        timeout: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<bool> {
-        let lock = self.object.get()?;
-        if timeout.is_none() && lock.try_acquire_free(home(lock)) {
-            return Ok(true);
-        }
-        self.acquire_slow(py, patience(block, timeout)?)
-    }
-
-    /// Undoes one acquire; the last one frees the lock. AssertionError if this thread does not
-    /// hold it.
-    pub(crate) fn release(&self) -> PyResult<()> {
-        let lock = self.object.get()?;
-        lock.release(home(lock)).map_err(|_| not_mine())
-    }
-
-    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.enter(py)
-    }
-
-    #[pyo3(signature = (_type=None, _value=None, _traceback=None))]
-    fn __exit__(
-        &self,
-        _type: Option<&Bound<'_, PyAny>>,
-        _value: Option<&Bound<'_, PyAny>>,
-        _traceback: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        self.release()
-    }
-
-    /// Whether somebody holds it.
-    fn locked(&self) -> PyResult<bool> {
-        Ok(self.object.get()?.is_locked())
     }
 
     fn _is_mine(&self) -> PyResult<bool> {
@@ -275,17 +183,5 @@ impl RLock {
             0 => u32::from(lock.is_ours(home(lock))),
             depth => depth,
         })
-    }
-
-    fn _get_value(&self) -> PyResult<u32> {
-        Ok(u32::from(!self.locked()?))
-    }
-
-    fn _is_zero(&self) -> PyResult<bool> {
-        self.locked()
-    }
-
-    fn _handle(&self) -> PyResult<u64> {
-        Ok(self.object.get()?.handle().bits())
     }
 }

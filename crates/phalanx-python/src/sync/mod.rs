@@ -6,6 +6,7 @@
 
 mod condition;
 mod guarding;
+mod holding;
 mod lock;
 mod meeting;
 #[cfg(not(feature = "abi3"))]
