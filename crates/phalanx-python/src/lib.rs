@@ -1,5 +1,7 @@
 //! The extension module `phalanx._phalanx`: conversion, the GIL and signals; nothing else.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod arena;
 mod batch;
 mod buffer;

@@ -131,6 +131,8 @@
 //!
 //! Linux only, on 64-bit machines.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_types))]
+
 pub mod arena;
 pub mod channel;
 mod error;
