@@ -190,6 +190,17 @@ def test_threads_are_woken(mp):
     assert [answers.get() for _ in threads] == [("raised", "ShutDown")] * 3
 
 
+def test_many_items_in_one_call(mp):
+    q = mp.Queue()
+    assert q.put_many(range(10)) == 10
+    q.shutdown()
+    with pytest.raises(ShutDown):
+        q.put_many(range(3))
+    assert q.get_many(6) + q.get_many(100) == list(range(10))
+    with pytest.raises(ShutDown):
+        q.get_many(1)
+
+
 def test_whoever_polls_hears_of_it(mp):
     q = mp.Queue()
     q.put(1)
