@@ -7,6 +7,13 @@
 //! ```text
 //! take:  refs += 1 in the block, then the entry          killed in between: the object is never freed
 //! drop:  the entry is cleared, then refs -= 1            the same
+//! ```
+//!
+//! An object that is never freed is the lesser evil: with the two steps the other way round, whoever
+//! reaps could count one down that was counted down already, and free what others hold. An entry
+//! cannot say in one store with the count whether that has happened.
+//!
+//! ```text
 //! fork:  the child's slot and table are filled before the parent forks; the child adopts them
 //! ```
 
