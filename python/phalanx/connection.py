@@ -462,7 +462,7 @@ _PATIENCE = 10.0
 
 
 class _Impatient:
-    """A connection whose `recv_bytes` gives up after a while."""
+    """A connection whose `recv_bytes` gives up after a while, also in the middle of a message."""
 
     def __init__(self, conn: Any, complaint: str, may_wait: Callable[[], bool]) -> None:
         self._conn = conn
@@ -475,8 +475,23 @@ class _Impatient:
         while not self._conn.poll(max(1.0, limit - time.monotonic())):
             if time.monotonic() >= limit and not self._may_wait():
                 raise AuthenticationError(self._complaint)
-        message: bytes = self._conn.recv_bytes(maxlength)
-        return message
+        # Not by the connection, which would wait for the rest of the message for ever.
+        limit = time.monotonic() + _PATIENCE
+        size = int.from_bytes(self._read(4, limit), "big", signed=True)
+        if not 0 <= size <= maxlength:
+            raise OSError("bad message length")
+        return self._read(size, limit)
+
+    def _read(self, size: int, limit: float) -> bytes:
+        data = b""
+        while len(data) < size:
+            if not self._conn.poll(max(0.0, limit - time.monotonic())):
+                raise AuthenticationError(self._complaint)
+            part = os.read(self._conn.fileno(), size - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return data
 
 
 def authenticate_client(conn: Any, authkey: bytes) -> None:

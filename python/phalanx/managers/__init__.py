@@ -218,7 +218,7 @@ class BaseManager:
         raise EOFError(
             f"the server process of {type(self).__name__} ended before it could serve, with exit"
             f" code {self._process.exitcode}"
-        )
+        ) from self._process.exception()
 
     @classmethod
     def _run_server(
