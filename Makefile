@@ -19,7 +19,7 @@ EXAMPLES := $(patsubst crates/phalanx/examples/%.rs,%,$(wildcard crates/phalanx/
 # A Python test process of the package as it lies in the tree, with the extension beside it.
 PYTEST := PYTHONPATH=$(CURDIR)/python $(BIN)/python -X faulthandler -m pytest
 
-.PHONY: demo wheel bench bench-scale bench-rust bench-compare test lint test-rust test-python extension libraries conformance hangs loom soak fuzz abi3 fmt clean
+.PHONY: demo wheel bench bench-scale bench-rust bench-compare test lint test-rust test-python test-conformance extension libraries conformance hangs loom soak fuzz abi3 fmt clean
 
 demo: wheel
 	$(BIN)/python demo/demo.py
@@ -49,7 +49,7 @@ bench-compare: wheel
 	cargo build --locked --release $(RUST_BENCHMARKS) --bin counted
 	$(BIN)/python benchmarks/compare.py --rust target/bench/release/counted $(ARGS)
 
-test: lint test-rust loom test-python
+test: lint test-rust loom test-python test-conformance
 
 lint: $(VENV)/tools
 	cargo fmt --all --check
@@ -86,6 +86,13 @@ libraries: extension
 conformance: extension
 	PYTHONPATH=$(CURDIR)/python $(BIN)/python tests/conformance/run.py --module phalanx \
 	    --exempt tests/conformance/exempt.txt $(ARGS)
+
+test-conformance: extension
+	@if $(BIN)/python -c 'import sys, importlib.util as u; sys.exit(not (u.find_spec("test") and u.find_spec("test._test_multiprocessing")))'; then \
+	    $(MAKE) --no-print-directory conformance; \
+	else \
+	    echo "CPython's multiprocessing suite was NOT RUN: $$($(BIN)/python -V) was installed without its package 'test'"; \
+	fi
 
 # The ways in which multiprocessing hangs, each as a script; ARGS="--start fork --case queue_order".
 hangs: extension
