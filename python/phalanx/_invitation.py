@@ -27,6 +27,8 @@ class Invitation:
         except BaseException:
             _phalanx.cancel_child(self.member)
             raise
+        # What the child holds is given back by `process` when it sees the end of it.
+        popen._invited = self.member
 
     def __reduce__(self) -> tuple[Any, ...]:
         return accept, (self._arena, self.member, _phalanx.family())

@@ -54,8 +54,19 @@ def _cleanup() -> None:
     for child in list(_children):
         popen = child._popen
         if popen is not None and popen.poll() is not None:
-            _children.discard(child)
+            _forget(child)
     _crowd = 2 * len(_children) + 8
+
+
+def _forget(child: BaseProcess) -> None:
+    """Note that the child has ended."""
+    _children.discard(child)
+    # Another library's Popen knows nothing of what its child held: see `_invitation`.
+    invited = getattr(child._popen, "_invited", None)
+    if invited is not None:
+        from ._phalanx import cancel_child
+
+        cancel_child(invited)
 
 
 class BaseProcess:
@@ -142,7 +153,7 @@ class BaseProcess:
         if self._popen is None:
             raise AssertionError("can only join a started process")
         if self._popen.wait(timeout) is not None:
-            _children.discard(self)
+            _forget(self)
 
     def is_alive(self) -> bool:
         """Whether the process has been started and has not ended."""
@@ -155,7 +166,7 @@ class BaseProcess:
             return False
         if self._popen.poll() is None:
             return True
-        _children.discard(self)
+        _forget(self)
         return False
 
     def terminate(self, *, children: bool = False) -> None:
