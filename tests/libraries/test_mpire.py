@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# Without worker_lifespan: mpire takes a worker that ends just then for one that died, now and then.
 PROGRAM = """
 import sys
 import time
@@ -19,7 +20,7 @@ if __name__ == "__main__":
     method = sys.argv[1]
     options = dict(start_method=method, shared_objects=[3], use_worker_state=True)
     with WorkerPool(2, **options) as pool:
-        results = pool.map(count, range(20), worker_init=start, worker_lifespan=4, chunk_size=2)
+        results = pool.map(count, range(20), worker_init=start, chunk_size=2)
         print([n for n, _ in results] == [3 * n for n in range(20)], {w for _, w in results})
     with WorkerPool(2, start_method=method) as pool:
         print(sorted(pool.imap_unordered(abs, range(-5, 0))))
