@@ -13,7 +13,7 @@ TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["portable", "record", "read", "use"]
+__all__ = ["end_of", "portable", "record", "read", "use"]
 
 # What a report begins with: under spawn and forkserver the same file brought the child its
 # arguments, and a child may die before it has read them.
@@ -103,6 +103,18 @@ def read(fd: int) -> BaseException | None:
 
     error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
     return error  # type: ignore[no-any-return]
+
+
+def end_of(exitcode: int | None) -> str:
+    """How a process ended, for a message."""
+    if exitcode is None or exitcode >= 0:
+        return f"exited with code {exitcode}"
+    import signal
+
+    try:
+        return f"was killed by {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"was killed by signal {-exitcode}"
 
 
 def _name(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import _failure, _phalanx, util
 from .context import TimeoutError as TimeoutError
+from .context import _default_context as default_context
 from .reduction import ForkingPickler
 
 # Neither `threading` nor `queue`, which needs it: they took a fifth of this module's import, and a
@@ -27,6 +28,7 @@ from .reduction import ForkingPickler
 if TYPE_CHECKING:
     import threading
 
+    from ._pool_queues import TaskQueue
     from .context import BaseContext
     from .process import BaseProcess
 
@@ -181,32 +183,6 @@ def _helper_reraises_exception(ex: BaseException) -> None:
     raise ex
 
 
-# -- functions that pickle cannot reach ------------------------------------------------------------
-
-
-def _pickle_by_value(function: Any, refused: BaseException | None) -> bytes | None:
-    """The function's pickle by cloudpickle, if that is installed and called for; else None.
-
-    It is called for if pickle has ``refused``, and for functions of a ``__main__`` without a file
-    (a prompt, ``-c``, a program on standard input): they can be pickled by name, but a worker would
-    not find them.
-    """
-    from .spawn import main_module
-
-    if refused is None and main_module():
-        return None
-    try:
-        import cloudpickle  # type: ignore[import-untyped,unused-ignore]
-    except ImportError:
-        return None
-    try:
-        return bytes(cloudpickle.dumps(function))
-    except Exception:
-        if refused is None:
-            return None
-        raise refused from None
-
-
 # -- the worker ------------------------------------------------------------------------------------
 
 
@@ -230,7 +206,9 @@ def worker(
         if isinstance(inqueue, _phalanx.PoolEnd):
             _serve_pool(inqueue, initializer, initargs, maxtasks, wrap_exception)
         else:
-            _serve_queues(inqueue, outqueue, initializer, initargs, maxtasks, wrap_exception)
+            from ._pool_queues import serve
+
+            serve(inqueue, outqueue, initializer, initargs, maxtasks, wrap_exception)
     except KeyboardInterrupt:
         if not held:
             raise
@@ -257,52 +235,6 @@ def _serve_pool(
             raise
     done = seat.serve(maxtasks, wrap_exception)
     util.debug("worker exiting after %d tasks", done)
-
-
-def _serve_queues(
-    inqueue: Any,
-    outqueue: Any,
-    initializer: Callable[..., object] | None,
-    initargs: Iterable[Any],
-    maxtasks: int | None,
-    wrap_exception: bool,
-) -> None:
-    """The worker's loop over other queues than the pool's own: those of threads and subclasses."""
-    if hasattr(inqueue, "_writer"):
-        inqueue._writer.close()
-        outqueue._reader.close()
-    if initializer is not None:
-        try:
-            initializer(*initargs)
-        except BaseException as error:
-            if isinstance(outqueue, _Results):
-                outqueue.report(error)
-            raise
-    for _ in itertools.repeat(None) if maxtasks is None else range(maxtasks):
-        try:
-            task = inqueue.get()
-        except (EOFError, OSError):
-            util.debug("worker exiting: the task queue is closed")
-            return
-        if task is None:
-            util.debug("worker exiting: no more tasks")
-            return
-        job, index, function, args, kwargs = task
-        task = None
-        result: Any
-        try:
-            result = (True, function(*args, **kwargs))
-        except BaseException as error:
-            wrapped = wrap_exception and function is not _helper_reraises_exception
-            result = (
-                False,
-                ExceptionWithTraceback(error, error.__traceback__) if wrapped else error,
-            )
-        try:
-            outqueue.put((job, index, result))
-        except Exception as error:
-            outqueue.put((job, index, (False, MaybeEncodingError(error, result[1]))))
-        function = args = kwargs = result = None
 
 
 # -- results ---------------------------------------------------------------------------------------
@@ -417,7 +349,7 @@ class Pool:
     ) -> None:
         self._pool: list[Any] = []
         self._state = INIT
-        self._ctx = context or _default_context()
+        self._ctx = context or default_context.get_context()
         if processes is None:
             processes = _usable_cpus()
         if processes < 1:
@@ -439,8 +371,9 @@ class Pool:
         if not hasattr(self, "_hub"):
             # A subclass has queues of its own.
             self._hub = _phalanx.PoolHub(_Maintainer(self), _start_thread, self._quick_put)
-            _start_thread(_ResultReader(self._hub, self._quick_get))
-        self._taskqueue = _TaskQueue(self._hub)
+            from ._pool_queues import ResultReader
+
+            _start_thread(ResultReader(self._hub, self._quick_get))
         try:
             self._repopulate_pool()
         except BaseException:
@@ -486,6 +419,13 @@ class Pool:
     def _check_running(self) -> None:
         if self._state != RUN:
             raise ValueError("Pool not running")
+
+    @property
+    def _taskqueue(self) -> TaskQueue:
+        """What stands for the queue of tasks."""
+        from ._pool_queues import TaskQueue
+
+        return TaskQueue(self._hub)
 
     @property
     def _cache(self) -> dict[int, Any]:
@@ -873,12 +813,6 @@ class Pool:
             process.join()
 
 
-def _default_context() -> Any:
-    from . import context
-
-    return context._default_context.get_context()
-
-
 def _usable_cpus() -> int:
     if sys.version_info >= (3, 13):
         return os.process_cpu_count() or 1
@@ -886,16 +820,7 @@ def _usable_cpus() -> int:
 
 
 def _worker_died(process: Any, task: int) -> WorkerDied:
-    exitcode = process.exitcode
-    how = f"exited with code {exitcode}"
-    if exitcode is not None and exitcode < 0:
-        import signal
-
-        try:
-            name = signal.Signals(-exitcode).name
-        except ValueError:
-            name = f"signal {-exitcode}"
-        how = f"was killed by {name}"
+    exitcode, how = process.exitcode, _failure.end_of(process.exitcode)
     return WorkerDied(
         f"worker {process.name} (pid {process.pid}) {how} in the middle of task {task} of the call",
         process.name,
@@ -915,39 +840,6 @@ class _Maintainer:
         pool = self._pool()
         if pool is not None:
             pool._maintain_pool()
-
-
-class _TaskQueue:
-    """What stands for the queue of tasks: subclasses put ``(tasks, set_length)`` into it."""
-
-    def __init__(self, hub: _phalanx.PoolHub) -> None:
-        self._hub = hub
-
-    def put(self, item: tuple[Iterable[Any], Callable[[int], object] | None] | None) -> None:
-        """Hand the tasks over."""
-        if item is not None:
-            self._hub.put_tasks(*item)
-
-
-class _ResultReader:
-    """Takes results from a queue that a subclass has set up."""
-
-    def __init__(self, hub: _phalanx.PoolHub, get: Callable[[], Any]) -> None:
-        self._hub = hub
-        self._get = get
-
-    def __call__(self) -> None:
-        while True:
-            try:
-                result = self._get()
-            except (EOFError, OSError):
-                return
-            if result is None:
-                return
-            job, index, (success, value) = result
-            result = None
-            self._hub.set_result(job, index, success, value)
-            value = None
 
 
 def _start_thread(errand: Callable[[], object]) -> threading.Thread:
@@ -981,10 +873,12 @@ class ThreadPool(Pool):
     def _setup_queues(self) -> None:
         from _queue import SimpleQueue
 
+        from ._pool_queues import Results
+
         self._inqueue = SimpleQueue()
         self._quick_put = self._inqueue.put
         self._hub = _phalanx.PoolHub(_Maintainer(self), _start_thread, self._quick_put)
-        self._outqueue = _Results(self)
+        self._outqueue = Results(self)
 
     def _has_ready_workers(self) -> bool:
         return bool(self._pool)
@@ -1001,23 +895,3 @@ class ThreadPool(Pool):
             pass
         for _ in range(size):
             inqueue.put(None)
-
-
-class _Results:
-    """Where worker threads put their results: straight into the calls they belong to."""
-
-    def __init__(self, pool: ThreadPool) -> None:
-        self._hub = pool._hub
-        self._pool = weakref.ref(pool)
-
-    def put(self, result: tuple[int, int, tuple[bool, Any]]) -> None:
-        """Deliver ``(job, index, (success, value))``."""
-        job, index, (success, value) = result
-        self._hub.set_result(job, index, success, value)
-
-    def report(self, error: BaseException) -> None:
-        """Tell that the initializer has raised ``error``."""
-        pool = self._pool()
-        if pool is not None:
-            pool._failed_starts += 1
-            pool._start_error = error

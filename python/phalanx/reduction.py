@@ -88,6 +88,29 @@ def dump_by_value(obj: Any, file: IO[bytes], protocol: int | None = None) -> Non
     pickler.dump(obj)
 
 
+def pickle_function_by_value(function: Any, refused: BaseException | None) -> bytes | None:
+    """The function's pickle by cloudpickle, if that is installed and called for; else None.
+
+    It is called for if pickle has ``refused``, and for functions of a ``__main__`` without a file
+    (a prompt, ``-c``, a program on standard input): they can be pickled by name, but a worker would
+    not find them.
+    """
+    from .spawn import main_module
+
+    if refused is None and main_module():
+        return None
+    try:
+        import cloudpickle  # type: ignore[import-untyped,unused-ignore]
+    except ImportError:
+        return None
+    try:
+        return bytes(cloudpickle.dumps(function))
+    except Exception:
+        if refused is None:
+            return None
+        raise refused from None
+
+
 # -- descriptors -----------------------------------------------------------------------------------
 
 
