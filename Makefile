@@ -60,10 +60,13 @@ lint: $(VENV)/tools
 	$(BIN)/mypy
 
 test-rust: $(VENV)/tools
+	# Built first, so that the watchdogs see the tests alone.
+	cargo test --locked -p phalanx --lib --tests --no-run
 	# One at a time: they fork, and a fork in one test is seen by what another has in hand.
-	RUST_TEST_THREADS=1 cargo test --locked -p phalanx --lib --tests
-	cargo test --locked -p phalanx --features crash-points --test crash
-	cargo test --locked -p phalanx --doc
+	RUST_TEST_THREADS=1 timeout --verbose 600 cargo test --locked -p phalanx --lib --tests
+	cargo test --locked -p phalanx --features crash-points --test crash --no-run
+	timeout --verbose 900 cargo test --locked -p phalanx --features crash-points --test crash
+	timeout --verbose 300 cargo test --locked -p phalanx --doc
 	@for example in $(EXAMPLES); do \
 	    echo "example $$example"; \
 	    timeout 120 cargo run --quiet --locked -p phalanx --example $$example -- README.md CHANGELOG.md || exit 1; \

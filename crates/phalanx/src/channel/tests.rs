@@ -105,7 +105,7 @@ fn runs_and_single_messages_keep_their_order() {
         for (_, bytes) in taken.iter() {
             is_next(&mut received, bytes);
         }
-        if round % 3 == 0 {
+        if round % 3 == 0 && sent > received {
             is_next(&mut received, queue.get(None).unwrap().bytes());
         }
         while sent - received > 480 {
