@@ -146,7 +146,9 @@ fn by_value(function: &Bound<'_, PyAny>, refused: Option<&PyErr>) -> PyResult<Op
             return Ok(None);
         }
     }
-    let helper = py.import("phalanx.reduction")?.getattr("pickle_function_by_value")?;
+    let helper = py
+        .import("phalanx.reduction")?
+        .getattr("pickle_function_by_value")?;
     helper
         .call1((function, refused.map(|e| e.value(py))))?
         .extract()
