@@ -117,6 +117,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "phalanx"
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text as text, not as outlines
     from matplotlib import pyplot
 
     rows = [row for row in result["rows"] if ratio(row, "phalanx")][::-1]

@@ -158,6 +158,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "phalanx"
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text as text, not as outlines
     from matplotlib import pyplot
 
     rows = result["curves"]
