@@ -63,6 +63,12 @@ def _remove_temp_dir(name: str) -> None:
 _OWN_CLEANUP_FUNCS: dict[str, Callable[[str], object]] = {"tempdir": _remove_temp_dir}
 
 
+def _exists(name: str, rtype: str) -> bool:
+    if rtype == "shared_memory":
+        return os.path.exists(f"/dev/shm/{name.lstrip('/')}")
+    return rtype != "tempdir" or os.path.exists(bytes.fromhex(name))
+
+
 class ReentrantCallError(RuntimeError):
     """The tracker was called by a finalizer that ran inside a call of the tracker."""
 
@@ -170,8 +176,12 @@ class ResourceTracker:
                     raise
                 finally:
                     os.close(read)
-                for known in self._known:
-                    self._write("REGISTER", *known)
+                # Others may have removed some, and told the tracker that is no more.
+                for known in self._known.copy():
+                    if _exists(*known):
+                        self._write("REGISTER", *known)
+                    else:
+                        self._known.discard(known)
             finally:
                 self._busy = False
 

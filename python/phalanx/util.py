@@ -162,7 +162,7 @@ def get_temp_dir() -> str:
 
         # The functions themselves are kept: at the exit their modules may be gone.
         def remove(path: str) -> None:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # others may have removed some of it
             resource_tracker.unregister(*tracked)
 
         Finalize(None, _remove_temp_dir, args=(remove, tempdir), exitpriority=-100)
