@@ -112,7 +112,7 @@ PYTHON = (
     + [f"{kind} {item}" for kind in ("Queue", "Pipe") for item in ("int", "tuple", "dict", "1kb")]
     + ["Queue batches", "Value", "Array item", "Array slices"]
 )
-RUST = ["queue", "queue-tuple", "pipe", "mutex", "value", "create"]
+RUST = ["queue", "queue-many", "queue-tuple", "pipe", "mutex", "value", "create"]
 
 
 def _instructions(command: list[str], count: int) -> int:

@@ -71,6 +71,13 @@ fn produce((queue, count): (Queue<u64>, u64)) {
     (0..count).for_each(|n| queue.put(n).unwrap());
 }
 
+fn produce_many((queue, count): (Queue<u64>, u64)) {
+    for begin in (0..count).step_by(100) {
+        let end = count.min(begin + 100);
+        queue.put_many((begin..end).collect()).unwrap();
+    }
+}
+
 fn one_way(group: &mut Group<'_>) {
     group.throughput(Throughput::Elements(1));
     group.bench_function("phalanx queue", |b| {
@@ -79,6 +86,25 @@ fn one_way(group: &mut Group<'_>) {
             let child = Process::spawn(produce, (queue.clone(), count + 1)).unwrap();
             queue.get().unwrap();
             let time = timed(|| (0..count).for_each(|_| take(queue.get())));
+            child.join().unwrap();
+            time
+        });
+    });
+    group.bench_function("phalanx queue, 100 at a time", |b| {
+        b.iter_custom(|count| {
+            let queue = Queue::new().unwrap();
+            let child = Process::spawn(produce_many, (queue.clone(), count + 1)).unwrap();
+            queue.get().unwrap();
+            let mut left = count;
+            let time = timed(|| {
+                while left > 0 {
+                    let most = left.min(100) as usize;
+                    queue.get_many(most).unwrap().into_iter().for_each(|item| {
+                        take(item);
+                        left -= 1;
+                    });
+                }
+            });
             child.join().unwrap();
             time
         });

@@ -15,12 +15,6 @@ use crate::codec;
 use crate::error::to_py;
 use crate::wait::blocking;
 
-/// Items, and bytes, that are put or taken under one lock: others wait for that long at most.
-const ITEMS: usize = 256;
-const BYTES: usize = 32 * 1024;
-/// Larger messages go alone.
-const SMALL: usize = 1024;
-
 /// Encoded items that are not put yet.
 #[derive(Default)]
 pub(crate) struct Batch(Run);
@@ -29,11 +23,11 @@ impl Batch {
     /// Adds an item if it is small.
     #[inline]
     pub(crate) fn add(&mut self, bytes: &[u8], tag: u16) -> bool {
-        bytes.len() <= SMALL && self.0.add(bytes, tag)
+        bytes.len() <= Run::SMALL && self.0.add(bytes, tag)
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.0.len() >= ITEMS || self.0.size() >= BYTES
+        self.0.is_full()
     }
 
     /// Puts all of them and is empty then, also after an error: the items before have been put.
@@ -62,7 +56,7 @@ impl Batch {
 pub(crate) fn take(queue: &Queue, list: &Bound<'_, PyList>, most: usize) -> PyResult<bool> {
     let mut run = Run::new();
     let plain = |tag| tag != codec::tag::PICKLE;
-    let taken = queue.try_get_run(&mut run, most.min(ITEMS), BYTES, plain);
+    let taken = queue.try_get_run(&mut run, most.min(Run::MOST), Run::MOST_BYTES, plain);
     let any = taken.map_err(to_py)? > 0;
     for (tag, bytes) in run.iter() {
         list.append(codec::decode_plain(list.py(), tag, bytes)?)?;

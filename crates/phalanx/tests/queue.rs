@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 common::tests![
     smoke,
     items_of_all_kinds,
+    large_items_one_after_the_other,
     bounds_and_timeouts,
     an_undelivered_item_comes_back,
     many_producers_and_consumers,
@@ -21,7 +22,14 @@ common::tests![
     work_is_reported_as_done,
     closing_ends_all_waiting,
     closing_now_throws_away,
+    many_at_a_time,
+    many_with_timeouts,
+    what_cannot_be_put_comes_back,
+    one_of_many_that_is_gone,
+    many_that_are_reported_as_done,
+    closing_ends_many,
     producers_killed_at_any_time,
+    producers_of_many_killed_at_any_time,
     consumers_killed_at_any_time,
     throughput,
 ];
@@ -60,6 +68,26 @@ fn items_of_all_kinds() {
         queue,
     );
     assert_eq!(echo.unwrap().join().unwrap(), items);
+}
+
+fn large_items_one_after_the_other() {
+    // Some above and some below what is kept for the next one, and small ones between.
+    let sizes = [1 << 20, 3, 5 << 20, 0, 60_000, 2 << 20, 10, 6 << 20];
+    let body = |size: usize| serde_bytes::ByteBuf::from(vec![size as u8 | 1; size]);
+    let queue = Queue::bounded(2).unwrap();
+    let child = Process::spawn(
+        |(queue, sizes): (Queue<serde_bytes::ByteBuf>, Vec<usize>)| {
+            for size in sizes {
+                let item = queue.get().unwrap();
+                assert!(item.len() == size && item.iter().all(|&byte| byte == size as u8 | 1));
+            }
+        },
+        (queue.clone(), sizes.to_vec()),
+    );
+    sizes
+        .iter()
+        .for_each(|&size| queue.put(body(size)).unwrap());
+    child.unwrap().join().unwrap();
 }
 
 fn bounds_and_timeouts() {
@@ -346,4 +374,152 @@ fn closing_now_throws_away() {
     queue.join().unwrap();
     assert!(queue.task_done().unwrap_err().is_invalid());
     queue.close().unwrap();
+}
+
+/// Small ones, and some that travel alone.
+fn words(count: usize) -> Vec<String> {
+    (0..count)
+        .map(|n| n.to_string().repeat(if n % 50 == 7 { 2_000 } else { 2 }))
+        .collect()
+}
+
+fn many_at_a_time() {
+    const ITEMS: usize = 5_000;
+    for queue in [Queue::new().unwrap(), Queue::bounded(300).unwrap()] {
+        let child = Process::spawn(
+            |queue: Queue<String>| queue.put_many(words(ITEMS)).unwrap(),
+            queue.clone(),
+        );
+        let mut received = Vec::new();
+        while received.len() < ITEMS {
+            let items = queue.get_many(1_000).unwrap();
+            assert!((1..=1_000).contains(&items.len()));
+            received.extend(items.into_iter().map(Result::unwrap));
+        }
+        assert_eq!(received, words(ITEMS));
+        child.unwrap().join().unwrap();
+        assert!(queue.try_get_many(1).unwrap().is_empty());
+    }
+}
+
+fn many_with_timeouts() {
+    let queue = Queue::bounded(5).unwrap();
+    queue.put_many(vec![]).unwrap();
+    let moment = Duration::from_millis(20);
+    let begin = Instant::now();
+    assert!(queue.get_many_timeout(3, moment).unwrap_err().is_empty());
+    let left = queue
+        .put_many_timeout((0..8).collect(), moment)
+        .unwrap_err();
+    assert!(left.is_full());
+    assert_eq!(left.into_inner(), [5, 6, 7]);
+    assert!(begin.elapsed() >= 2 * moment);
+    assert!(queue.get_many(0).unwrap_err().is_invalid());
+    let three = queue.get_many_timeout(3, moment).unwrap();
+    assert_eq!(three.into_iter().map(Result::unwrap).sum::<i32>(), 3);
+    assert_eq!(queue.len().unwrap(), 2);
+}
+
+fn what_cannot_be_put_comes_back() {
+    /// A number that refuses to be sent when it is 3.
+    #[derive(Clone, Debug, PartialEq, Deserialize)]
+    struct Number(u32);
+    impl Serialize for Number {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            match self.0 {
+                3 => Err(serde::ser::Error::custom("not 3")),
+                number => (number,).serialize(serializer),
+            }
+        }
+    }
+    let queue = Queue::new().unwrap();
+    let left = queue.put_many((0..6).map(Number).collect()).unwrap_err();
+    assert!(left.is_invalid(), "{left}");
+    assert_eq!(left.into_inner(), [3, 4, 5].map(Number));
+    let items = queue.get_many(10).unwrap().into_iter();
+    assert!(items.map(Result::unwrap).eq((0..3).map(Number)));
+}
+
+fn one_of_many_that_is_gone() {
+    let queue = Queue::<(u32, Option<Queue<u8>>)>::new().unwrap();
+    let kept = Queue::new().unwrap();
+    let gone = Queue::new().unwrap();
+    queue
+        .put_many(vec![(0, None), (1, Some(gone)), (2, Some(kept.clone()))])
+        .unwrap();
+    // Dropped with the vector; nobody else has kept it.
+    let mut items = queue.get_many(10).unwrap().into_iter();
+    assert_eq!(items.next().unwrap().unwrap().0, 0);
+    assert!(items.next().unwrap().unwrap_err().is_gone());
+    let (number, received) = items.next().unwrap().unwrap();
+    assert!(number == 2 && items.next().is_none());
+    received.unwrap().put(7).unwrap();
+    assert_eq!(kept.get().unwrap(), 7);
+}
+
+fn many_that_are_reported_as_done() {
+    let queue = Queue::new().unwrap();
+    queue.put_many((0..20).collect()).unwrap();
+    let taken_and_killed = |queue: Queue<i32>| -> () {
+        assert_eq!(queue.get_many(15).unwrap().len(), 15);
+        std::process::abort()
+    };
+    let child = Process::spawn(taken_and_killed, queue.clone()).unwrap();
+    assert!(child.join().unwrap_err().is_peer_death());
+    assert_eq!(queue.get_many(100).unwrap().len(), 5);
+    (0..5).for_each(|_| queue.task_done().unwrap());
+    queue.join().unwrap();
+}
+
+fn closing_ends_many() {
+    let queue = Queue::<u32>::bounded(10).unwrap();
+    let putter = Process::spawn(
+        |queue: Queue<u32>| {
+            let left = queue.put_many((0..100).collect()).unwrap_err();
+            assert!(left.is_closed());
+            left.into_inner().len()
+        },
+        queue.clone(),
+    )
+    .unwrap();
+    while queue.len().unwrap() < 10 {
+        std::thread::yield_now();
+    }
+    queue.close().unwrap();
+    assert_eq!(putter.join().unwrap(), 90);
+    assert_eq!(queue.get_many(100).unwrap().len(), 10);
+    assert!(queue.get_many(100).unwrap_err().is_closed());
+    assert!(queue.try_get_many(100).unwrap_err().is_closed());
+}
+
+fn producers_of_many_killed_at_any_time() {
+    let queue = Queue::<(u32, u64)>::new().unwrap();
+    for i in 0..20u32 {
+        let child: Process<()> = Process::spawn(
+            |(queue, i): (Queue<(u32, u64)>, u32)| {
+                for n in (0..).step_by(70) {
+                    queue
+                        .put_many((n..n + 70).map(|n| (i, n)).collect())
+                        .unwrap();
+                }
+            },
+            (queue.clone(), i),
+        )
+        .unwrap();
+        let mut next = 0;
+        let mut take = |items: Vec<phalanx::Result<(u32, u64)>>| {
+            for item in items {
+                assert_eq!(item.unwrap(), (i, next), "in order, none missing");
+                next += 1;
+            }
+        };
+        for _ in 0..=i {
+            take(queue.get_many(33).unwrap());
+        }
+        child.kill().unwrap();
+        assert!(child.join().unwrap_err().is_peer_death());
+        while !queue.is_empty().unwrap() {
+            take(queue.get_many(1_000).unwrap());
+        }
+    }
 }

@@ -17,6 +17,13 @@ fn main() -> phalanx::Result<()> {
                 black_box(queue.get()?);
             }
         }
+        "queue-many" => {
+            let queue = Queue::<u64>::new()?;
+            for n in 0..count / 100 {
+                queue.put_many((n..n + 100).collect())?;
+                black_box(queue.get_many(100)?);
+            }
+        }
         "queue-tuple" => {
             let queue = Queue::<(u64, String, f64)>::new()?;
             for n in 0..count {

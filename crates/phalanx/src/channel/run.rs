@@ -30,6 +30,13 @@ pub struct Run {
 }
 
 impl Run {
+    /// Messages, and bytes, to put or take at a time: others wait for that long at most.
+    pub const MOST: usize = 256;
+    /// See [`MOST`](Self::MOST).
+    pub const MOST_BYTES: usize = 32 * 1024;
+    /// Bytes of a message above which copying them once more costs more than a lock of its own.
+    pub const SMALL: usize = 1024;
+
     /// A run without messages.
     pub fn new() -> Self {
         Self::default()
@@ -67,6 +74,11 @@ impl Run {
     /// Bytes that the messages take in the log.
     pub fn size(&self) -> usize {
         self.records.len() - self.begin
+    }
+
+    /// Whether it is time to put the messages.
+    pub fn is_full(&self) -> bool {
+        self.count >= Self::MOST || self.size() >= Self::MOST_BYTES
     }
 
     /// Forgets all messages, and keeps the memory.

@@ -21,8 +21,9 @@ thread_local! {
     static REASON: RefCell<Option<Error>> = const { RefCell::new(None) };
 }
 
-/// More than this is not kept for the next message.
-const KEPT: usize = 1 << 16;
+/// More than this is not kept for the next message. Fresh memory costs more than all copying: when
+/// only 64 KiB were kept, a message of 1 MiB took 970 µs instead of 80.
+const KEPT: usize = 1 << 22;
 
 /// Keeps `error` as the reason for what the codec is about to report.
 pub(crate) fn because(error: Error) -> String {

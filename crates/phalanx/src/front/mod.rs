@@ -6,6 +6,7 @@
 //!   waiting for it
 //! * `task`: functions as work; `codec`: values as bytes; `handle`: shared objects inside values
 //! * `pool`: sharing out tasks; `crew`: the workers that run them; `job`: waiting for results
+//! * `many`: items of a queue by the hundred
 //! * `queue`, `pipe`, `mutex`, `rlock`, `value`, `sync`: typed faces of the layers below; `plain`:
 //!   what may lie in shared memory as it is
 
@@ -15,6 +16,7 @@ mod codec;
 mod crew;
 mod handle;
 mod job;
+mod many;
 mod mutex;
 mod pipe;
 mod plain;

@@ -44,7 +44,7 @@ use crate::error::{Error, Result};
 /// not keep the object: the sender must do so until the receiver has taken the item, whose `get`
 /// otherwise fails with `is_gone`.
 pub struct Queue<T> {
-    raw: channel::Queue,
+    pub(super) raw: channel::Queue,
     items: PhantomData<fn(T) -> T>,
 }
 
@@ -214,7 +214,7 @@ impl<T: DeserializeOwned> Queue<T> {
         }
     }
 
-    fn take(&self) -> Result<Option<T>> {
+    pub(super) fn take(&self) -> Result<Option<T>> {
         codec::receive(self.raw.core().arena(), |bytes| {
             self.raw.try_get_into(bytes, Patience::Wait)
         })
