@@ -361,7 +361,7 @@ def test_wait_refuses_closed_connections_and_nan(mp):
     there.close()
     with pytest.raises(OSError, match="handle is closed"):
         connection.wait([here])
-    with pytest.raises(ValueError, match="nan"):
+    with pytest.raises(ValueError, match="NaN"):
         connection.wait([], float("nan"))
 
 

@@ -23,6 +23,17 @@ pub(crate) fn deadline(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<In
                 .map_or_else(|_| "?".into(), |n| n.to_string())
         ))
     })?;
+    after(Some(seconds))
+}
+
+/// As [`deadline`], for a timeout that is known to be `None` or a number.
+///
+/// # Errors
+/// `ValueError` for NaN.
+pub(crate) fn after(seconds: Option<f64>) -> PyResult<Option<Instant>> {
+    let Some(seconds) = seconds else {
+        return Ok(None);
+    };
     if seconds.is_nan() {
         return Err(PyValueError::new_err(
             "timeout must be a number of seconds, not NaN",
