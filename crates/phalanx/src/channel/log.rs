@@ -32,6 +32,10 @@ pub(super) struct Producers {
     /// Mirrors the number of messages ever put, and their bytes.
     pub(super) puts: AtomicU64,
     pub(super) bytes: AtomicU64,
+    /// The consumers' `gets` and `bytes` as last seen: as long as there is room by these, their
+    /// cache line need not be looked at. They make the log seem longer than it is, never shorter.
+    gets_seen: AtomicU64,
+    bytes_seen: AtomicU64,
 }
 
 #[repr(C)]
@@ -43,8 +47,10 @@ pub(super) struct Consumers {
     /// Mirrors the number of messages ever taken, and their bytes.
     pub(super) gets: AtomicU64,
     pub(super) bytes: AtomicU64,
-    /// `commit` of the head segment as last seen: spares a look at the producers' cache line.
+    /// `commit` of the head segment, and the producers' `puts`, as last seen: as long as there is
+    /// something to take by these, the producers' cache lines need not be looked at.
     seen: AtomicU64,
+    puts_seen: AtomicU64,
 }
 
 /// How long to wait for another process that is at the same end of the log.
@@ -77,6 +83,18 @@ pub enum Pushed {
     Busy,
 }
 
+impl Producers {
+    /// Messages in the log if `puts` were put: by what was last seen of the consumers, not too few.
+    pub(super) fn length(&self, puts: u64) -> u64 {
+        puts.saturating_sub(self.gets_seen.load(Relaxed))
+    }
+
+    /// The same for their bytes.
+    fn pending(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.bytes_seen.load(Relaxed))
+    }
+}
+
 impl Default for Log {
     fn default() -> Self {
         Self::new()
@@ -92,6 +110,8 @@ impl Log {
                 tail: AtomicU64::new(0),
                 puts: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
+                gets_seen: AtomicU64::new(0),
+                bytes_seen: AtomicU64::new(0),
             }),
             consumers: Line(Consumers {
                 lock: RawLock::new(),
@@ -99,14 +119,16 @@ impl Log {
                 gets: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 seen: AtomicU64::new(0),
+                puts_seen: AtomicU64::new(0),
             }),
         }
     }
 
     /// Appends a message.
     ///
-    /// `room` is asked under the producers' lock with the number of messages now in the log and
-    /// their bytes; if it says no, nothing is put, and the letter may be posted again.
+    /// `room` is asked under the producers' lock with the number of messages in the log and their
+    /// bytes, at first by what was last seen of the consumers, which may be too many; if it says no
+    /// to the numbers of now, nothing is put, and the letter may be posted again.
     ///
     /// # Errors
     /// `is_arena_full`, `is_corrupt`; nothing is put then.
@@ -146,10 +168,11 @@ impl Log {
         let place = Place::of(segment.commit.0.load(Relaxed));
         let number = segment.number(place);
         let bytes = producers.bytes.load(Relaxed);
-        let in_log = number.saturating_sub(self.consumers.0.gets.load(Relaxed));
-        let bytes_in_log = bytes.saturating_sub(self.consumers.0.bytes.load(Relaxed));
-        if !room(in_log, bytes_in_log) {
-            return Ok(Pushed::NoRoom);
+        if !room(producers.length(number), producers.pending(bytes)) {
+            self.look_at_consumers();
+            if !room(producers.length(number), producers.pending(bytes)) {
+                return Ok(Pushed::NoRoom);
+            }
         }
         let size = head.size();
         if !place.bytes.is_multiple_of(8) {
@@ -191,6 +214,15 @@ impl Log {
         // SYNC: pairs with the Acquire in `is_empty`.
         producers.puts.store(number.wrapping_add(1), Release);
         Ok(Pushed::Number(number))
+    }
+
+    /// Brings up to date what the producers have seen of the consumers. Their lock is held.
+    pub(super) fn look_at_consumers(&self) {
+        let (producers, consumers) = (&self.producers.0, &self.consumers.0);
+        let gets = consumers.gets.load(Relaxed);
+        producers.gets_seen.store(gets, Relaxed);
+        let bytes = consumers.bytes.load(Relaxed);
+        producers.bytes_seen.store(bytes, Relaxed);
     }
 
     /// The producers' lock, if there is patience for it, with everything behind it in order.
@@ -253,7 +285,7 @@ impl Log {
         arena: &'static Arena,
         claim: impl FnOnce(u64),
     ) -> Result<Option<Message>> {
-        if self.is_empty() {
+        if self.has_nothing() {
             return Ok(None);
         }
         let mut bytes = Vec::new();
@@ -275,7 +307,7 @@ impl Log {
         patience: Patience,
         claim: impl FnOnce(u64),
     ) -> Result<Option<Taken>> {
-        if self.is_empty() {
+        if self.has_nothing() {
             return Ok(None);
         }
         self.take(arena, bytes, patience, claim)
@@ -309,17 +341,8 @@ impl Log {
             return Ok(None);
         };
         let consumers = &self.consumers.0;
-        let puts = self.puts();
         let Some((segment, place, commit)) = self.peek(arena)? else {
-            if puts > self.gets() {
-                self.repair_head(arena)?;
-                if puts > self.gets() {
-                    return Err(Error::corrupt(
-                        "a log's segments do not add up to its counts",
-                    ));
-                }
-            }
-            return Ok(None);
+            return self.confirm_end(arena).map(|()| None);
         };
         let record = Record::at(segment, place, commit)?;
         let number = segment.number(place);
@@ -399,6 +422,21 @@ impl Log {
         }
     }
 
+    /// Checks that there is nothing to take, as [`Log::peek`] has said. The consumers' lock is held.
+    #[cold]
+    fn confirm_end(&self, arena: &'static Arena) -> Result<()> {
+        let puts = self.puts();
+        if puts > self.gets() && self.peek(arena)?.is_none() {
+            self.repair_head(arena)?;
+            if puts > self.gets() {
+                return Err(Error::corrupt(
+                    "a log's segments do not add up to its counts",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the consumers' line agree with the segments after a death.
     #[cold]
     fn repair_head(&self, arena: &Arena) -> Result<()> {
@@ -425,6 +463,21 @@ impl Log {
         // SYNC: pairs with the Release stores of `puts` and `gets`.
         let gets = self.consumers.0.gets.load(Acquire);
         self.producers.0.puts.load(Acquire) <= gets
+    }
+
+    /// As [`Log::is_empty`], without a look at the producers while there is something by what was
+    /// last seen of them. `puts` only grows, so what was seen of it is never too large.
+    #[inline]
+    pub(super) fn has_nothing(&self) -> bool {
+        let consumers = &self.consumers.0;
+        // SYNC: `gets` pairs with its Release stores, `puts` with those of `append`.
+        let gets = consumers.gets.load(Acquire);
+        if gets < consumers.puts_seen.load(Relaxed) {
+            return false;
+        }
+        let puts = self.producers.0.puts.load(Acquire);
+        consumers.puts_seen.store(puts, Relaxed);
+        puts <= gets
     }
 
     /// How many messages there are: exact, whoever was killed before. Takes both locks.

@@ -174,7 +174,11 @@ impl Log {
                 "a segment's end is not where a record can be",
             ));
         }
-        let most = room(number.saturating_sub(self.consumers.0.gets.load(Relaxed)));
+        let mut most = room(producers.length(number));
+        if most < run.count as u64 {
+            self.look_at_consumers();
+            most = room(producers.length(number));
+        }
         if most == 0 {
             return Ok(0);
         }
@@ -232,7 +236,7 @@ impl Log {
         wanted: impl Fn(u16) -> bool,
         claim: impl FnOnce(u64, usize),
     ) -> Result<(usize, u64)> {
-        if self.is_empty() {
+        if self.has_nothing() {
             return Ok((0, 0));
         }
         let Some(_guard) = self.consume(arena, Patience::Wait)? else {
