@@ -128,13 +128,18 @@ fn an_exit_is_a_death() {
 fn workers_killed_at_any_time() {
     let pool = Pool::new(3).unwrap();
     let (stop, mut lost) = (Value::new(false).unwrap(), 0);
+    let done = Value::new(0_u64).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for i in 0u64.. {
+                // After the last kill something has been done: where processes start slowly, no
+                // worker would live long enough otherwise.
+                let before = done.get();
+                std::thread::sleep(Duration::from_micros(2_000 + i % 7 * 900));
+                until(|| stop.get() || done.get() != before);
                 if stop.get() {
                     break;
                 }
-                std::thread::sleep(Duration::from_micros(2_000 + i % 7 * 900));
                 let Some(&pid) = pool.worker_ids().get(i as usize % 3) else {
                     continue;
                 };
@@ -142,8 +147,8 @@ fn workers_killed_at_any_time() {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         });
-        for round in 0..4 {
-            let each = pool.map_each(0..3_000, busy);
+        for round in 0..20 {
+            let each = pool.map_each((0..3_000).map(|n| (n, done.clone())), busy);
             for (n, result) in each.into_iter().enumerate() {
                 match result {
                     Ok(same) => assert_eq!(same, n as u64 + 1, "in round {round}"),
@@ -156,13 +161,14 @@ fn workers_killed_at_any_time() {
         }
         stop.set(true);
     });
-    println!("  {lost} of 12000 tasks died with their worker");
+    println!("  {lost} of 60000 tasks died with their worker");
     assert_eq!(pool.map(0..10, square).unwrap()[9], 81);
 }
 
 /// Takes some time, most of which a worker spends here.
-fn busy(n: u64) -> u64 {
+fn busy((n, done): (u64, Value<u64>)) -> u64 {
     let sum: u64 = (0..20_000).map(std::hint::black_box).sum();
+    done.set(n);
     n + sum.min(1)
 }
 

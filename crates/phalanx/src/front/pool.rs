@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -52,12 +52,34 @@ pub(super) struct Inner {
     pub(super) parent: Parent,
     size: usize,
     crew: Mutex<Crew>,
+    rounds: Mutex<Rounds>,
     /// Held while results are taken from the workers: so none is under way when one is struck off.
     space: Mutex<Vec<u8>>,
     pub(super) arrived: Mutex<HashMap<u64, VecDeque<(u64, Outcome)>>>,
     /// Counts what has been put there.
     news: AtomicU64,
     pub(super) next_job: AtomicU64,
+}
+
+/// When somebody has to look after the workers next.
+#[derive(Debug)]
+struct Rounds {
+    due: Instant,
+    pause: Duration,
+}
+
+impl Rounds {
+    /// After a death another one is likely.
+    const SHORTEST: Duration = Duration::from_millis(2);
+
+    fn looked(&mut self, found_dead: bool) {
+        self.pause = if found_dead {
+            Self::SHORTEST
+        } else {
+            SLICE.min(self.pause * 2)
+        };
+        self.due = Instant::now() + self.pause;
+    }
 }
 
 /// What came of a task: bytes to decode, or why there are none.
@@ -101,6 +123,10 @@ impl Pool {
             parent,
             size: workers,
             crew: Mutex::new(crew),
+            rounds: Mutex::new(Rounds {
+                due: Instant::now() + SLICE,
+                pause: SLICE,
+            }),
             space: Mutex::default(),
             arrived: Mutex::default(),
             news: AtomicU64::new(0),
@@ -292,6 +318,7 @@ impl Inner {
         };
         let mut ended = Vec::new();
         let looked = crew.look(&self.parent, &mut ended);
+        lock(&self.rounds).looked(!ended.is_empty());
         for Ended {
             pid,
             status,
@@ -315,12 +342,16 @@ impl Inner {
         job: u64,
         deadline: Option<Instant>,
     ) -> Result<Option<(u64, Outcome)>> {
-        let mut looked = Instant::now();
         loop {
             // SYNC: pairs with the Release in `file`.
             let seen = self.news.load(Acquire);
             if let Some(found) = self.take(job) {
                 return Ok(Some(found));
+            }
+            let now = Instant::now();
+            let due = lock(&self.rounds).due;
+            if now >= due {
+                self.look()?;
             }
             self.collect()?;
             if self.news.load(Acquire) != seen {
@@ -331,16 +362,11 @@ impl Inner {
                 }
                 continue;
             }
-            let now = Instant::now();
-            if now >= looked + SLICE {
-                looked = now;
-                self.look()?;
-                continue;
-            }
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return Ok(None);
             }
-            let slice = looked + SLICE;
+            // Another thread is at it if the next look is still due.
+            let slice = due.max(now + Rounds::SHORTEST);
             let until = deadline.map_or(slice, |deadline| deadline.min(slice));
             let woken = self
                 .parent
