@@ -1,4 +1,4 @@
-"""Finding the processes that a test has started, by /proc."""
+"""Finding the processes that a test has started, by /proc, and waiting for what they do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -127,3 +127,11 @@ def run_python(
             f"no end after {timeout} s: {command}\n--- stdout\n{out}\n--- stderr\n{err}"
         ) from None
     return subprocess.CompletedProcess(command, program.returncode, out, err)
+
+
+def until(condition: Callable[[], object], what: str = "it") -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.005)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
-import time
 
 import pytest
 
 import phalanx
-from phalanx.pool import Pool, ThreadPool
+from phalanx.pool import Pool
+from pool_tasks import square
+from processes import until
 
 METHODS = ["imap", "imap_unordered"]
-
-
-def square(number):
-    return number * number
 
 
 def fail_at(number):
@@ -39,27 +36,13 @@ class Watched:
         return self.read - 1
 
 
-@pytest.fixture(params=["processes", "threads"])
-def pool(request):
-    with phalanx.Pool(3) if request.param == "processes" else ThreadPool(3) as pool:
-        yield pool
-    pool.join()
-
-
-def until(condition, what):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.002)
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("buffersize", "chunksize"), [(1, 1), (2, 1), (5, 1), (40, 1), (1, 9), (7, 3), (12, 3), (50, 9)]
 )
-def test_never_more_ahead(pool, method, buffersize, chunksize):
+def test_never_more_ahead(any_pool, method, buffersize, chunksize):
     source = Watched()
-    results = getattr(pool, method)(square, source, chunksize, buffersize)
+    results = getattr(any_pool, method)(square, source, chunksize, buffersize)
     taken = []
     for result in itertools.islice(results, 60):
         taken.append(result)
@@ -71,18 +54,18 @@ def test_never_more_ahead(pool, method, buffersize, chunksize):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_buffer_is_filled_without_a_reader(pool, method):
+def test_the_buffer_is_filled_without_a_reader(any_pool, method):
     source = Watched()
-    results = getattr(pool, method)(square, source, buffersize=4)
+    results = getattr(any_pool, method)(square, source, buffersize=4)
     until(lambda: source.read == 4, "four items read")
     next(results)
     until(lambda: source.read == 5, "the fifth")
 
 
-def test_before_the_first_result_is_asked_for(pool):
+def test_before_the_first_result_is_asked_for(any_pool):
     source = Watched()
-    results = pool.imap(square, source, buffersize=3)
-    assert pool.map(square, range(50)) == [n * n for n in range(50)]
+    results = any_pool.imap(square, source, buffersize=3)
+    assert any_pool.map(square, range(50)) == [n * n for n in range(50)]
     assert source.read <= 3
     assert next(results) == 0
 
@@ -90,8 +73,8 @@ def test_before_the_first_result_is_asked_for(pool):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", [tuple, list, iter])
 @pytest.mark.parametrize("chunksize", [1, 4])
-def test_all_of_it(pool, method, kind, chunksize):
-    results = getattr(pool, method)(square, kind(range(100)), chunksize, buffersize=9)
+def test_all_of_it(any_pool, method, kind, chunksize):
+    results = getattr(any_pool, method)(square, kind(range(100)), chunksize, buffersize=9)
     assert sorted(results) == [n * n for n in range(100)]
 
 
@@ -102,8 +85,8 @@ def test_under_each_start_method(mp, method):
     pool.join()
 
 
-def test_errors_keep_their_place(pool):
-    results = pool.imap(fail_at, range(6), buffersize=2)
+def test_errors_keep_their_place(any_pool):
+    results = any_pool.imap(fail_at, range(6), buffersize=2)
     assert [next(results), next(results), next(results)] == [0, 1, 2]
     with pytest.raises(KeyError):
         next(results)
@@ -113,26 +96,26 @@ def test_errors_keep_their_place(pool):
         yield 1
         raise LookupError("the input")
 
-    results = pool.imap(square, failing(), buffersize=2)
+    results = any_pool.imap(square, failing(), buffersize=2)
     assert next(results) == 1
     with pytest.raises(LookupError):
         next(results)
     assert list(results) == []
 
 
-def test_a_consumer_in_a_thread_of_its_own(pool):
-    results, taken = pool.imap(square, iter(range(300)), buffersize=2), []
+def test_a_consumer_in_a_thread_of_its_own(any_pool):
+    results, taken = any_pool.imap(square, iter(range(300)), buffersize=2), []
     thread = threading.Thread(target=lambda: taken.extend(results))
     thread.start()
     thread.join()
     assert taken == [n * n for n in range(300)]
 
 
-def test_close_lets_the_reader_go_on(pool):
-    results = pool.imap(square, iter(range(30)), buffersize=2)
-    pool.close()
+def test_close_lets_the_reader_go_on(any_pool):
+    results = any_pool.imap(square, iter(range(30)), buffersize=2)
+    any_pool.close()
     assert list(results) == [n * n for n in range(30)]
-    pool.join()
+    any_pool.join()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -161,17 +144,17 @@ def test_join_does_not_wait_for_a_list_either():
         list(results)
 
 
-def test_a_dropped_iterator_reads_no_further(pool):
+def test_a_dropped_iterator_reads_no_further(any_pool):
     source = Watched()
-    for _result in pool.imap(square, source, buffersize=2):
+    for _result in any_pool.imap(square, source, buffersize=2):
         break
     del _result
     gc.collect()
     read = source.read
-    assert pool.map(square, range(100)) == [n * n for n in range(100)]
+    assert any_pool.map(square, range(100)) == [n * n for n in range(100)]
     assert source.read <= read + 2
-    pool.close()
-    pool.join()
+    any_pool.close()
+    any_pool.join()
 
 
 def test_terminate_ends_the_reader():
@@ -185,13 +168,13 @@ def test_terminate_ends_the_reader():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_bad_sizes(pool, method):
+def test_bad_sizes(any_pool, method):
     for size in (0, -1):
         with pytest.raises(ValueError, match="buffersize"):
-            getattr(pool, method)(square, [1], buffersize=size)
+            getattr(any_pool, method)(square, [1], buffersize=size)
     for size in (1.5, "3"):
         with pytest.raises(TypeError, match="buffersize"):
-            getattr(pool, method)(square, [1], buffersize=size)
+            getattr(any_pool, method)(square, [1], buffersize=size)
 
 
 def test_chunks_leave_no_worker_idle():

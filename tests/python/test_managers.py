@@ -13,24 +13,18 @@ import textwrap
 import threading
 import time
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
 
 import pytest
 
 from phalanx import connection, managers
 from phalanx.context import AuthenticationError, ProcessError
+from processes import until
 
 
 @pytest.fixture
 def manager(mp):
     with mp.get_context("fork").Manager() as manager:
         yield manager
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait until something is true. The watchdog ends what never is."""
-    while not condition():
-        time.sleep(0.005)
 
 
 def killed(process) -> None:
