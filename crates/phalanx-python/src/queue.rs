@@ -330,7 +330,8 @@ impl Queue {
     }
 
     /// Takes up to `max_items` items that are there: at least one, for which it blocks as `get`
-    /// does, up to `timeout` seconds.
+    /// does, up to `timeout` seconds. An item that cannot be unpickled raises, and those taken
+    /// before it by the same call are lost with it.
     #[pyo3(signature = (max_items, timeout=None))]
     fn get_many<'py>(
         slf: &Bound<'py, Self>,
