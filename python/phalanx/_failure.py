@@ -9,23 +9,17 @@ from __future__ import annotations
 
 import os
 
+from ._phalanx import failure_file
+
 TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["end_of", "portable", "record", "read", "use"]
+__all__ = ["end_of", "portable", "record", "read"]
 
 # What a report begins with: under spawn and forkserver the same file brought the child its
 # arguments, and a child may die before it has read them.
 _MAGIC = b"phalanx failure\n"
-
-_fd: int | None = None
-
-
-def use(fd: int | None) -> None:
-    """In a child: the file for `record`."""
-    global _fd
-    _fd = fd
 
 
 class _Portable:
@@ -67,7 +61,8 @@ def record(error: BaseException) -> str:
     import traceback
 
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    if _fd is not None:
+    fd = failure_file()
+    if fd >= 0:
         try:
             data = pickle.dumps((portable(error), text))
             pickle.loads(data)
@@ -75,8 +70,8 @@ def record(error: BaseException) -> str:
             # The exception, or something in it, cannot travel: its name and text can.
             data = pickle.dumps((_name(error), str(error), text))
         try:
-            os.ftruncate(_fd, 0)
-            os.pwrite(_fd, _MAGIC + data, 0)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, _MAGIC + data, 0)
         except OSError:
             pass
     return text

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
+from atexit import _clear as _forget_exit_functions
+from atexit import _run_exitfuncs as _run_exit_functions
+from atexit import register as _call_at_exit
 
 from . import _failure, _phalanx, util
+from .process import _CHILDREN_RUN_ATEXIT
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ class Popen:
     def __init__(self, process_obj: BaseProcess) -> None:
         util._flush_std_streams()
         self.returncode: int | None = None
-        self.finalizer: util.Finalize | None = None
+        self.finalizer: _phalanx.Descriptors | None = None
         self._failure_fd: int | None = None
         self._failure: BaseException | None = None
         self._launch(process_obj)
@@ -47,39 +50,26 @@ class Popen:
     # -- the start -----------------------------------------------------------------------------
 
     def _launch(self, process_obj: BaseProcess) -> None:
-        # Before the fork, so that parent and child are of one family.
-        _phalanx.ensure_arena()
         if f"{__package__}.shared_memory" in sys.modules:
             from .resource_tracker import _resource_tracker
 
             _resource_tracker.reserve()
-        with util.HeldInterrupt() as held:
-            failure = _phalanx.memfd("phalanx-failure")
-            parent = os.getpid()
+        mortal, code = process_obj.daemon or process_obj._follows_parent, 1
+        pid, sentinel, failure, self._member, owner = _phalanx.fork(mortal)
+        if pid == 0:
             try:
-                self.pid = os.fork()
-            except BaseException:
-                os.close(failure)
-                raise
-            if self.pid == 0:
-                code = 1
-                try:
-                    if process_obj.daemon or process_obj._follows_parent:
-                        _phalanx.die_with_parent(parent)
-                    util.hold_interrupt(held)
-                    prepare_forked()
-                    _failure.use(failure)
-                    code = process_obj._bootstrap(parent_sentinel=_phalanx.watch_process(parent))
-                finally:
-                    end_forked(code)
-            self._member = _phalanx.last_fork_token()
-            self._watch(_phalanx.watch_process(self.pid), failure)
+                prepare_forked()
+                code = process_obj._bootstrap(sentinel)
+            finally:
+                end_forked(code)
+        self.pid = pid
+        self._watch(sentinel, failure, owner)
 
-    def _watch(self, sentinel: int, failure: int) -> None:
+    def _watch(self, sentinel: int, failure: int, owner: _phalanx.Descriptors) -> None:
         """Keep the descriptors until this object is closed or collected."""
         self.sentinel = sentinel
         self._failure_fd = failure
-        self.finalizer = util.Finalize(self, util.close_fds, (sentinel, failure))
+        self.finalizer = owner
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -131,15 +121,15 @@ class Popen:
 
 def prepare_forked() -> None:
     """First thing in a forked child: forget what the parent wanted done at its exit."""
-    if sys.version_info >= (3, 13):
-        atexit._clear()
-        atexit.register(util._exit_function)
+    if _CHILDREN_RUN_ATEXIT:
+        _forget_exit_functions()
+        _call_at_exit(util._exit_function)
 
 
 def end_forked(code: int) -> NoReturn:
     """Last thing in a forked child: it must not return into its parent's program."""
     try:
-        if sys.version_info >= (3, 13):
-            atexit._run_exitfuncs()
+        if _CHILDREN_RUN_ATEXIT:
+            _run_exit_functions()
     finally:
         os._exit(code)

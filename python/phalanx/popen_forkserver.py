@@ -57,7 +57,7 @@ class Popen(popen_fork.Popen):
                 self._fds,
                 watched=process_obj.daemon or process_obj._follows_parent,
             )
-            self._watch(sentinel, file)
+            self._watch(sentinel, file, _phalanx.Descriptors([sentinel, file]))
         except BaseException:
             if file >= 0:
                 os.close(file)

@@ -68,7 +68,7 @@ class Popen(popen_fork.Popen):
                 )
                 self.pid = util.spawnv_passfds(spawn.get_executable(), command, passed)
                 fds.append(sentinel := _phalanx.watch_process(self.pid))
-                self._watch(sentinel, file)
+                self._watch(sentinel, file, _phalanx.Descriptors([sentinel, file]))
         except BaseException:
             for fd in fds:
                 os.close(fd)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 from _weakrefset import WeakSet
+from itertools import count
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ except OSError:  # the directory has been removed
 # they ran only that one.
 _CHILDREN_RUN_ATEXIT = sys.version_info >= (3, 13)
 
+_CONTEXT, _UTIL = f"{__package__}.context", f"{__package__}.util"
+
 _SIGINT, _SIGKILL, _SIGTERM = 2, 9, 15
 
 
@@ -39,6 +41,9 @@ def parent_process() -> BaseProcess | None:
 
     It has ``pid``, ``name``, ``is_alive()`` and ``join()``.
     """
+    global _parent_process
+    if isinstance(_parent_process, tuple):
+        _parent_process = _ParentProcess(*_parent_process)
     return _parent_process
 
 
@@ -317,28 +322,27 @@ class BaseProcess:
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
         """Become this process, run, and say with which exit code to end."""
-        global _current_process, _parent_process, _process_counter, _children
-        from . import context, util
-
+        global _current_process, _forked_from, _parent_process, _process_counter, _children
+        # They import this module. Import statements would cost each child 18 page faults.
+        if _UTIL not in sys.modules:  # a child of another library's Popen
+            __import__(_UTIL)
+        context, util = sys.modules[_CONTEXT], sys.modules[_UTIL]
         exitcode = 1
         try:
             if self._start_method is not None:
                 context._force_start_method(self._start_method)
-            _process_counter = itertools.count(1)
+            _process_counter = count(1)
             _children = set()
             util._close_stdin()
-            # The object of the process that forked is let go only after the hooks have run.
-            before = _current_process
+            # Kept: to let the object go would copy ten pages of the parent's.
+            _forked_from = _current_process
             _current_process = self
-            _parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
+            _parent_process = self._parent_name, self._parent_pid, parent_sentinel
             # Without this module, which takes a while to import, there are no threads.
             threading: Any = sys.modules.get("threading")
             if threading and getattr(threading, "_HAVE_THREAD_NATIVE_ID", False):
                 threading.main_thread()._set_native_id()
-            try:
-                self._after_fork()
-            finally:
-                del before
+            self._after_fork()
             util._name_log_records()
             util.info("child process calling self.run()")
             try:
@@ -372,8 +376,7 @@ class BaseProcess:
 
     @staticmethod
     def _after_fork() -> None:
-        from . import util
-
+        util = sys.modules[_UTIL]
         util._finalizer_registry.clear()
         util._run_after_forkers()
 
@@ -443,9 +446,11 @@ class _MainProcess(BaseProcess):
         """Nothing: this process cannot be closed from within."""
 
 
-_parent_process: BaseProcess | None = None
+# Made from its name, pid and sentinel when somebody asks for it: most children do not.
+_parent_process: BaseProcess | tuple[str, int | None, int | None] | None = None
 _current_process: BaseProcess = _MainProcess()
-_process_counter = itertools.count(1)
+_forked_from: BaseProcess | None = None
+_process_counter = count(1)
 _children: set[BaseProcess] = set()
 _crowd = 8  # so many children in `_children` are looked through at the next start
 del _MainProcess

@@ -169,7 +169,7 @@ def become_child(
     module = sys.modules.get(f"{__package__}.resource_tracker")
     if module is not None and tracker:
         module._resource_tracker.inherit(tracker)
-    _failure.use(failure_fd)
+    _phalanx.set_failure_file(failure_fd)
     if not options & _HOLDS_INTERRUPT:
         util.release_interrupt()
 

@@ -12,6 +12,9 @@ import weakref
 from _thread import _local, allocate_lock
 
 from . import process
+from ._phalanx import hold_interrupt as hold_interrupt
+from ._phalanx import interrupt_held, spawn_process
+from ._phalanx import release_interrupt as release_interrupt
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
@@ -189,6 +192,8 @@ def register_after_fork(obj: Any, func: Callable[[Any], object]) -> None:
 
 
 def _run_after_forkers() -> None:
+    if not _afterfork_registry:
+        return
     for (_, _, func), obj in sorted(_afterfork_registry.items(), key=lambda item: item[0][0]):
         try:
             func(obj)
@@ -343,6 +348,8 @@ def _exit_function(
         return
     _exiting = True
     info("process shutting down")
+    if not _finalizer_registry and not process._children:
+        return
     debug('running all "atexit" finalizers with priority >= 0')
     _run_finalizers(0)
     if current_process() is not None:
@@ -467,10 +474,12 @@ class _NoInput(io.TextIOBase):
 
 def _close_stdin() -> None:
     """Let stdin be empty: a child must not read what is meant for its parent."""
-    if sys.stdin is None or (isinstance(sys.stdin, _NoInput) and not sys.stdin.closed):
+    stdin = sys.stdin
+    # Not by isinstance(), which asks the abstract base class.
+    if stdin is None or (type(stdin) is _NoInput and not stdin.closed):
         return
     try:
-        sys.stdin.close()
+        stdin.close()
     except (OSError, ValueError):
         pass
     sys.stdin = _NoInput()
@@ -485,9 +494,6 @@ def _flush_std_streams() -> None:
 
 
 # -- Ctrl-C in the middle of a start ---------------------------------------------------------------
-
-# In a child: whether it began with Ctrl-C held back, and still has to let it in.
-_interrupt_held = False
 
 
 class HeldInterrupt:
@@ -505,30 +511,10 @@ class HeldInterrupt:
         except BaseException:  # it came just before
             self.__exit__()
             raise
-        return _interrupt_held or _signal.SIGINT not in self._before
+        return interrupt_held() or _signal.SIGINT not in self._before
 
     def __exit__(self, *exc_info: object) -> None:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
-
-
-def hold_interrupt(held: bool = True) -> None:
-    """In a child: Ctrl-C is held back from here on, if the parent has not held it back itself."""
-    global _interrupt_held
-    _interrupt_held = held
-    if held:
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
-
-
-def release_interrupt() -> bool:
-    """In a child: let Ctrl-C in, if it was held back; whether it was.
-
-    KeyboardInterrupt if it came meanwhile.
-    """
-    global _interrupt_held
-    held, _interrupt_held = _interrupt_held, False
-    if held:
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
-    return held
 
 
 # -- starting an interpreter -----------------------------------------------------------------------
@@ -537,8 +523,6 @@ def release_interrupt() -> bool:
 def spawnv_passfds(path: Any, args: list[Any], passfds: Iterable[int]) -> int:
     """Start the program ``path`` with these arguments; of the descriptors, it inherits the
     standard streams and ``passfds``. Gives the process id."""
-    from ._phalanx import spawn_process
-
     return spawn_process(
         os.fsencode(path), [os.fsencode(arg) for arg in args], sorted(map(int, passfds))
     )

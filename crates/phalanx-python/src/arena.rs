@@ -257,13 +257,6 @@ fn end_spawning() {
     RECEIVER.set(Receiver::Member);
 }
 
-/// The token of the child that this thread forked last, once; 0 if there is none. For
-/// `cancel_child` when that child has ended.
-#[pyfunction]
-fn last_fork_token() -> u32 {
-    fork::last_child().map_or(0, MemberId::get)
-}
-
 /// Gives back what the process `pid`, which has ended, held.
 #[pyfunction]
 fn reap(py: Python<'_>, pid: u32) -> bool {
@@ -307,7 +300,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(begin_spawning, module)?)?;
     module.add_function(wrap_pyfunction!(begin_foreign_spawning, module)?)?;
     module.add_function(wrap_pyfunction!(end_spawning, module)?)?;
-    module.add_function(wrap_pyfunction!(last_fork_token, module)?)?;
     module.add_function(wrap_pyfunction!(reap, module)?)?;
     module.add_function(wrap_pyfunction!(reap_all, module)?)?;
     module.add_function(wrap_pyfunction!(arena_usage, module)?)?;

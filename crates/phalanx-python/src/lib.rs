@@ -8,6 +8,7 @@ mod buffer;
 mod codec;
 mod connection;
 mod error;
+mod fork;
 #[cfg(not(feature = "abi3"))]
 mod hot;
 mod large;
@@ -29,6 +30,7 @@ fn _phalanx(module: &Bound<'_, PyModule>) -> PyResult<()> {
     codec::register(module)?;
     connection::register(module)?;
     process::register(module)?;
+    fork::register(module)?;
     shared::register(module)?;
     sync::register(module)?;
     queue::register(module)?;

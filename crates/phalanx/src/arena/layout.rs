@@ -105,8 +105,8 @@ pub(super) struct Slot {
     /// A [`super::member::SlotState`].
     pub(super) state: AtomicU32,
     pub(super) pid: AtomicU32,
-    /// When the process started, in clock ticks since boot: tells a reused pid. 0: unknown.
-    pub(super) start: AtomicU64,
+    /// When the process took the slot, in clock ticks since boot: tells a reused pid. 0: unknown.
+    pub(super) seen: AtomicU64,
     /// The first chunk of its references, 0 if none.
     pub(super) refs: AtomicU64,
     /// The member that reserved the slot, while it is reserved.

@@ -8,7 +8,7 @@
 //! | --- | --- | --- |
 //! | Free | nobody's | reservation (a CAS) |
 //! | Reserved | for a child that is being started; references may already be booked on it | the child's adoption, or the reaper |
-//! | Live | the process `pid`, started at `start` | the reaper, once that process is dead |
+//! | Live | the process `pid`, which ran at the time `seen` | the reaper, once that process is dead |
 //! | Reaping | member `reaper` gives back what it held; if the reaper dies, another one goes on | the reaper |
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -149,8 +149,7 @@ impl Arena {
         let slot = self.slot_of(id);
         let state = slot.load();
         slot.pid.store(std::process::id(), Relaxed);
-        slot.start
-            .store(life::start_of(std::process::id()).unwrap_or(0), Relaxed);
+        slot.seen.store(life::ticks(), Relaxed);
         if state.round == round_of(id)
             && state.phase == Phase::Reserved
             && slot.change(state, state.with(Phase::Live))
@@ -178,8 +177,8 @@ impl Arena {
         match state.phase {
             Phase::Free | Phase::Reaping => false,
             Phase::Live => {
-                let (pid, start) = (slot.pid.load(Relaxed), slot.start.load(Relaxed));
-                life::is_running(pid, start)
+                let (pid, seen) = (slot.pid.load(Relaxed), slot.seen.load(Relaxed));
+                life::is_running(pid, seen)
             }
             Phase::Reserved => match MemberId::new(slot.creator.load(Relaxed)) {
                 // The creator is a running member, not another reservation.
@@ -280,7 +279,7 @@ impl Arena {
         self.tell_of_death();
         crash_point!("reap.told");
         slot.pid.store(0, Relaxed);
-        slot.start.store(0, Relaxed);
+        slot.seen.store(0, Relaxed);
         slot.creator.store(0, Relaxed);
         slot.change(state, state.with(Phase::Free))
     }

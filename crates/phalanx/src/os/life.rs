@@ -11,11 +11,21 @@ pub(crate) fn seconds() -> u64 {
     clock_gettime(ClockId::Monotonic).tv_sec as u64
 }
 
-/// Whether process `pid` runs and is the one that started at `start` (0: any).
+/// Clock ticks since boot: the unit in which the system tells when a process started.
+pub(crate) fn ticks() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let hertz = rustix::param::clock_ticks_per_second();
+    now.tv_sec as u64 * hertz + now.tv_nsec as u64 * hertz / 1_000_000_000
+}
+
+/// Whether process `pid` runs and is the one that ran at `seen` (see [`ticks`]; 0: any).
+///
+/// A later process of that pid has started after that one's end: a pid comes back only when all
+/// others have been used. Within the tick itself nobody uses up all pids.
 ///
 /// A zombie does not run. If the system will not say, the process counts as running: taking a lock
 /// from a live owner would be worse than waiting for a dead one.
-pub(crate) fn is_running(pid: u32, start: u64) -> bool {
+pub(crate) fn is_running(pid: u32, seen: u64) -> bool {
     let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return false;
     };
@@ -33,11 +43,11 @@ pub(crate) fn is_running(pid: u32, start: u64) -> bool {
         Err(Errno::SRCH) => return false,
         Err(_) => {}
     }
-    start == 0 || start_of(pid).is_none_or(|s| s == start)
+    seen == 0 || start_of(pid).is_none_or(|start| start <= seen)
 }
 
 /// When process `pid` started, in clock ticks since boot.
-pub(crate) fn start_of(pid: u32) -> Option<u64> {
+fn start_of(pid: u32) -> Option<u64> {
     // Some 350 bytes, which the system gives all at once; `std::fs::read` makes seven calls of it.
     let file = rustix::fs::open(
         format!("/proc/{pid}/stat"),
@@ -62,10 +72,14 @@ mod tests {
     fn knows_the_living_and_the_dead() {
         let me = std::process::id();
         let start = start_of(me).unwrap();
-        assert!(is_running(me, start) && is_running(me, 0));
         assert!(
-            !is_running(me, start + 1),
-            "another start is another process"
+            start <= ticks() && ticks() < start + 100 * 3600,
+            "one clock"
+        );
+        assert!(is_running(me, ticks()) && is_running(me, start) && is_running(me, 0));
+        assert!(
+            !is_running(me, start - 1),
+            "the process seen then has ended before this one began"
         );
         let mut child = std::process::Command::new("sleep")
             .arg("100")
