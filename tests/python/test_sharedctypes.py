@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+import signal
 import threading
 
 import pytest
@@ -200,3 +202,73 @@ def test_values_go_through_a_queue(ctx):
     again = queue.get()
     value.value = 4
     assert again.value == 4
+
+
+def test_what_cannot_be_deleted(mp):
+    value, array = mp.Value("i", 1), mp.Array("i", 2)
+    with pytest.raises(AttributeError):
+        del value.value
+    with pytest.raises(NotImplementedError):
+        del array[0]
+    assert (value.value, array[:]) == (1, [0, 0])
+
+
+def test_subclasses_have_the_last_word(mp):
+    class Doubled(mp.sharedctypes.SynchronizedArray):
+        def __getitem__(self, index):
+            return super().__getitem__(index) * 2
+
+        def __setitem__(self, index, value):
+            super().__setitem__(index, value // 2)
+
+    class Counting(mp.sharedctypes.Synchronized):
+        reads = 0
+
+        @property
+        def value(self):
+            self.reads += 1
+            return super().value
+
+    array = Doubled(mp.RawArray("i", [1, 2]), ctx=mp)
+    array[0] = 10
+    assert (array[0], array[1], array.get_obj()[:]) == (10, 4, [5, 2])
+    counting = Counting(mp.RawValue("i", 3), ctx=mp)
+    assert (counting.value, counting.reads) == (3, 1)
+
+
+def hold_and_die(value):
+    value.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+def test_a_dead_holder_is_reported_by_the_next_access(mp, kind):
+    value = mp.Value("i", 3, lock=getattr(mp, kind)())
+    for access in (lambda: value.value, lambda: setattr(value, "value", 3)):
+        child = mp.get_context("fork").Process(target=hold_and_die, args=(value,))
+        child.start()
+        child.join()
+        with pytest.warns(mp.synchronize.AbandonedLockWarning):
+            access()
+        assert value.value == 3
+
+
+def test_a_read_shows_nothing_half_done(mp):
+    """Reading takes no lock if that is free; it must look as if it did."""
+    value = mp.Value("q")
+
+    def write():
+        for _ in range(2_000):
+            with value:
+                value.value += 1
+                value.value += 1
+
+    child = mp.get_context("fork").Process(target=write)
+    child.start()
+    last = 0
+    while child.is_alive():
+        seen = value.value
+        assert seen % 2 == 0 and seen >= last
+        last = seen
+    child.join()
+    assert (child.exitcode, value.value) == (0, 4_000)

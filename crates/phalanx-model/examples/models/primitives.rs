@@ -27,6 +27,11 @@ pub(crate) const MODELS: &[Model] = &[
     ("semaphore: one permit excludes", 2, semaphore_excludes),
     ("rlock: who is in may enter again, others not", 3, rlock),
     (
+        "rlock: reading beside it shows nothing half done",
+        3,
+        rlock_read,
+    ),
+    (
         "bounded semaphore: one permit excludes",
         3,
         bounded_excludes,
@@ -197,6 +202,34 @@ fn rlock() {
     let guarded = all(2, Guarded::new(RLock::new()), turn, turn);
     let _ = guarded.lock.acquire(&Member(1), None).unwrap();
     assert_eq!(guarded.count(), 6);
+}
+
+fn rlock_read() {
+    // Odd is half done.
+    let add = |value: &AtomicU32| {
+        let before = value.load(Relaxed);
+        value.store(before + 1, Relaxed);
+        value.store(before + 2, Relaxed);
+    };
+    let write = move |me: Member, (lock, value): &(RLock, AtomicU32)| {
+        let _ = lock.acquire(&me, None).unwrap();
+        add(value);
+        lock.release(&me).unwrap();
+        lock.with_free(&me, || add(value));
+    };
+    let read = |me: Member, (lock, value): &(RLock, AtomicU32)| {
+        let mut last = 0;
+        for _ in 0..2 {
+            if let Some(seen) = lock.read_if_free(&me, || value.load(Relaxed)) {
+                assert!(seen % 2 == 0 && seen >= last);
+                last = seen;
+            }
+        }
+    };
+    let shared = all(1, (RLock::new(), AtomicU32::new(0)), read, write);
+    let (lock, value) = &*shared;
+    let seen = lock.read_if_free(&Member(1), || value.load(Relaxed));
+    assert_eq!(seen, Some(4));
 }
 
 fn bounded_excludes() {

@@ -9,6 +9,8 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::holding::Holding;
 use super::lock::warn;
+#[cfg(not(feature = "abi3"))]
+use super::quick::Quick;
 use super::{Lock, RLock, home, waiting};
 
 /// The lock of a condition or of a synchronized value. For those of ours nothing of Python runs.
@@ -40,6 +42,57 @@ impl Guarding {
         }
     }
 
+    /// Acquires the lock if that needs no waiting, no system call and no warning, and if nothing
+    /// of Python runs; says whether it did.
+    #[cfg(not(feature = "abi3"))]
+    #[inline]
+    pub(crate) fn enter_now(&self) -> bool {
+        match self {
+            Self::Lock(lock) => lock.get().enter_now(),
+            Self::RLock(lock) => lock.get().enter_now(),
+            Self::Other(_) => false,
+        }
+    }
+
+    /// Does with the lock held what makes no use of the lock and runs nothing of Python. None if
+    /// the lock cannot be had at once: then nothing is done.
+    #[cfg(not(feature = "abi3"))]
+    #[inline]
+    pub(crate) fn with_now<T>(
+        &self,
+        py: Python<'_>,
+        action: impl FnOnce() -> T,
+    ) -> Option<PyResult<T>> {
+        match self {
+            Self::Lock(lock) => lock.get().enter_now().then(|| {
+                let done = action();
+                lock.get().let_go(py).map(|()| done)
+            }),
+            Self::RLock(lock) => {
+                let lock = lock.get().object.get().ok()?;
+                lock.with_free(home(lock), action).map(Ok)
+            }
+            Self::Other(_) => None,
+        }
+    }
+
+    /// As [`with_now`](Self::with_now), for one access by an atomic that only reads.
+    #[cfg(not(feature = "abi3"))]
+    #[inline]
+    pub(crate) fn read_now<T>(
+        &self,
+        py: Python<'_>,
+        read: impl FnOnce() -> T,
+    ) -> Option<PyResult<T>> {
+        match self {
+            Self::RLock(lock) => {
+                let lock = lock.get().object.get().ok()?;
+                lock.read_if_free(home(lock), read).map(Ok)
+            }
+            _ => self.with_now(py, read),
+        }
+    }
+
     /// Acquires the lock, as `with` does.
     pub(crate) fn acquire(&self, py: Python<'_>) -> PyResult<bool> {
         match self {
@@ -50,6 +103,7 @@ impl Guarding {
     }
 
     /// Releases the lock.
+    #[inline]
     pub(crate) fn release(&self, py: Python<'_>) -> PyResult<()> {
         match self {
             Self::Lock(lock) => lock.get().let_go(py),

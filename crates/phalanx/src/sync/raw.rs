@@ -112,6 +112,7 @@ impl RawLock {
     }
 
     /// As [`guard`](Self::guard), if the lock is free now. Never blocks.
+    #[inline]
     pub fn try_guard(&self, members: &impl Members) -> Option<Guard<'_>> {
         let Acquired { recovered } = self.try_lock(members)?;
         Some(Guard {
@@ -142,6 +143,13 @@ impl RawLock {
     /// Who holds the lock now.
     pub fn owner(&self) -> Option<MemberId> {
         MemberId::new(self.word.load(Relaxed) & MemberId::MASK)
+    }
+
+    /// Whether nobody holds the lock, so that what those wrote who held it can be seen.
+    #[inline]
+    pub(crate) fn is_free(&self) -> bool {
+        // SYNC: pairs with the release in `release`.
+        self.word.load(Acquire) == 0
     }
 
     #[inline]
@@ -226,6 +234,7 @@ pub struct Guard<'a> {
 }
 
 impl Drop for Guard<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.lock.unlock();
     }

@@ -11,15 +11,19 @@
 //! | this process | this | yes, `depth` times |
 //!
 //! The thread is set after the word was taken and cleared before it is freed, so a stale number
-//! is never seen beside this process's name. A holder that dies leaves any of the two behind:
-//! whoever takes the word over sets both anew.
+//! is never seen beside this process's name, and a free lock names no thread. A holder that dies
+//! leaves any of the two behind: whoever takes the word over sets both anew.
+//!
+//! Who enters also counts `entries` up before it can change what the lock protects. So what was
+//! read while the lock was free is what somebody who held it would have seen, if `entries` is still
+//! the same afterwards ([`RLock::read_if_free`]).
 
 use std::time::Instant;
 
 use super::{Acquired, LastLook, Members, NotHeld, RawLock, Stop, this_thread};
 use crate::fault::crash_point;
-use crate::os::atomic::AtomicU32;
-use crate::os::atomic::Ordering::Relaxed;
+use crate::os::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::os::atomic::{AtomicU32, AtomicU64, fence};
 
 /// A lock between processes and threads that its holder may acquire again.
 #[derive(Debug, Default)]
@@ -29,6 +33,7 @@ pub struct RLock {
     thread: AtomicU32,
     depth: AtomicU32,
     looked: LastLook,
+    entries: AtomicU64,
 }
 
 const AGAIN: Acquired = Acquired { recovered: false };
@@ -41,6 +46,7 @@ impl RLock {
             thread: AtomicU32::new(0),
             depth: AtomicU32::new(0),
             looked: LastLook::new(),
+            entries: AtomicU64::new(0),
         }
     }
 
@@ -91,6 +97,38 @@ impl RLock {
             self.enter(1);
         }
         taken
+    }
+
+    /// Does something with the lock held, if it is free or held by this thread: what makes no use
+    /// of the lock itself. Never blocks and makes no system call.
+    #[inline]
+    pub fn with_free<T>(&self, members: &impl Members, action: impl FnOnce() -> T) -> Option<T> {
+        if self.is_mine(members) {
+            return Some(action());
+        }
+        let _held = self.raw.try_guard(members)?;
+        self.count_entry();
+        Some(action())
+    }
+
+    /// What `read` gives, as if the lock were held meanwhile, if it is free or held by this thread.
+    /// Never blocks, and writes nothing.
+    ///
+    /// `read` makes one access by an atomic; it may see what was never meant to be seen, of which
+    /// then nobody hears. Unlike an acquire, this does not wait for the caller's own earlier writes
+    /// to get to memory.
+    #[inline]
+    pub fn read_if_free<T>(&self, members: &impl Members, read: impl FnOnce() -> T) -> Option<T> {
+        // SYNC: pairs with the store in `count_entry`: who sees an entry sees the lock taken.
+        let before = self.entries.load(Acquire);
+        if !self.raw.is_free() {
+            return self.is_mine(members).then(read);
+        }
+        let seen = read();
+        // SYNC: pairs with the fence in `count_entry`: if `read` has seen what somebody wrote who
+        // entered meanwhile, then that entry is seen here.
+        fence(Acquire);
+        (self.entries.load(Relaxed) == before).then_some(seen)
     }
 
     /// Undoes one acquire; the last one frees the lock.
@@ -172,7 +210,18 @@ impl RLock {
         true
     }
 
+    /// The holder's first step, before it touches what the lock protects.
+    #[inline]
+    fn count_entry(&self) {
+        let entries = self.entries.load(Relaxed).wrapping_add(1);
+        // SYNC: pairs with the first load in `read_if_free`.
+        self.entries.store(entries, Release);
+        // SYNC: pairs with the fence in `read_if_free`.
+        fence(Release);
+    }
+
     fn enter(&self, depth: u32) {
+        self.count_entry();
         self.depth.store(depth, Relaxed);
         self.thread.store(this_thread(), Relaxed);
     }
@@ -212,6 +261,30 @@ mod tests {
         assert!(lock.is_locked());
         assert_eq!(lock.release(&Processes), Ok(()));
         assert!(!lock.is_locked());
+    }
+
+    #[test]
+    fn at_once_or_not_at_all() {
+        let lock = RLock::new();
+        assert_eq!(lock.read_if_free(&Processes, || 1), Some(1));
+        let locked = lock.with_free(&Processes, || lock.is_locked());
+        assert_eq!((locked, lock.is_locked()), (Some(true), false));
+        let _ = lock.acquire(&Processes, None).unwrap();
+        assert_eq!(lock.read_if_free(&Processes, || 2), Some(2));
+        assert_eq!(
+            lock.with_free(&Processes, || lock.depth(&Processes)),
+            Some(1)
+        );
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert_eq!(lock.read_if_free(&Processes, || 3), None);
+                assert_eq!(lock.with_free(&Processes, || 3), None);
+            });
+        });
+        assert_eq!(lock.release(&Processes), Ok(()));
+        // Somebody was in meanwhile.
+        let meanwhile = || lock.with_free(&Processes, || 4);
+        assert_eq!(lock.read_if_free(&Processes, meanwhile), None);
     }
 
     #[test]
