@@ -40,10 +40,7 @@ pub(crate) fn with_encoded<T: Serialize, R>(
     value: &T,
     use_bytes: impl FnOnce(&[u8]) -> Result<R>,
 ) -> Result<R> {
-    // A value that puts into another queue while it is serialized finds none and takes new space.
-    let mut space = SPACE.take();
-    space.clear();
-    let bytes = encode_into(value, space)?;
+    let bytes = encode(value)?;
     let result = use_bytes(&bytes);
     keep(bytes);
     result
@@ -61,37 +58,33 @@ pub(crate) fn receive<T: DeserializeOwned>(
     let value = match take(&mut bytes)? {
         None => Ok(None),
         Some(taken) if taken.is_plain() => decode(&bytes).map(Some),
-        Some(taken) => {
-            let message = taken.into_message(arena, bytes)?;
-            return decode(message.bytes()).map(Some);
-        }
+        // Its bytes are in a buffer: this front sends none beside them.
+        Some(taken) => taken
+            .into_message(arena, Vec::new())
+            .and_then(|message| decode(message.bytes()).map(Some)),
     };
     keep(bytes);
     value
 }
 
-fn keep(bytes: Vec<u8>) {
+/// Keeps the space of `bytes` for the next message of this thread.
+pub(crate) fn keep(bytes: Vec<u8>) {
     if bytes.capacity() <= KEPT {
         SPACE.set(bytes);
     }
 }
 
-/// The bytes of `value`, after those in `bytes`.
+/// The bytes of `value`, whose space may be [kept](keep) after use.
 ///
 /// # Errors
 /// `is_unsupported` if the type cannot be written; what a handle in it says.
-pub(crate) fn encode_into<T: Serialize>(value: &T, bytes: Vec<u8>) -> Result<Vec<u8>> {
-    REASON.set(None);
-    postcard::serialize_with_flavor(value, Growing(bytes))
-        .map_err(|e| failed("written", name::<T>(), &e))
-}
-
-/// The bytes of `value`.
-///
-/// # Errors
-/// As [`encode_into`].
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    encode_into(value, Vec::new())
+    // A value that puts into a queue while it is serialized finds none and takes new space.
+    let mut space = SPACE.take();
+    space.clear();
+    REASON.set(None);
+    postcard::serialize_with_flavor(value, Growing(space))
+        .map_err(|e| failed("written", name::<T>(), &e))
 }
 
 /// The value that `bytes` are of.

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::child::panic_text;
 use super::handle::travels_as_handle;
-use super::{Builder, Process, retry};
+use super::{Builder, Process, codec, retry};
 use crate::arena::Shared;
 use crate::error::{Error, Kind, Result};
 use crate::os::program;
@@ -55,7 +55,8 @@ fn work(link: Link) {
                     task.large(&worker).ok().and_then(|large| large.body)
                 };
                 let done = run(&bytes, body.as_deref());
-                deliver(&worker, number, done);
+                deliver(&worker, number, &done);
+                codec::keep(done.1);
             }
             Err(error) if error.is_closed() => break,
             Err(error) => panic!("the pool cannot go on: {error}"),
@@ -84,8 +85,8 @@ fn said(panic: &(dyn Any + Send)) -> Vec<u8> {
     panic_text(panic).into_bytes()
 }
 
-fn deliver(worker: &Worker, number: u64, (tag, bytes): (Tag, Vec<u8>)) {
-    let Err(error) = worker.finish(number, &bytes, tag as u16, Vec::new()) else {
+fn deliver(worker: &Worker, number: u64, (tag, bytes): &(Tag, Vec<u8>)) {
+    let Err(error) = worker.finish(number, bytes, *tag as u16, Vec::new()) else {
         return;
     };
     // There was no room for it; there will be for this.
