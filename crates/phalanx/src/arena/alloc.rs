@@ -15,8 +15,16 @@ use super::layout::{self, BLOCK_HEADER, Block, CHUNK_MAGIC, Chunk, HEAP, LARGE};
 use super::{Arena, Handle, kind};
 use crate::error::{Error, Kind, Result};
 use crate::fault::crash_point;
+use crate::os::life;
 use crate::os::memory::{self, PAGE};
 use crate::sync::owner::MemberId;
+
+/// Whoever allocates a block of this size looks for stale memory.
+const SWEEPING: u64 = 32 * 1024;
+/// So many seconds after it was freed a large block is stale.
+const STALE: u64 = 10;
+/// Bytes given back in one go: some milliseconds of work.
+const SWEEP: u64 = 32 * 1024 * 1024;
 
 /// The offset of a block that the caller may use: checked, or fresh from the allocator.
 pub(crate) type Offset = u64;
@@ -28,6 +36,9 @@ impl Arena {
     pub(crate) fn alloc(&self, kind: u32, len: u64) -> Result<Offset> {
         let class = layout::class_for(len).ok_or_else(|| self.full(len))?;
         let size = layout::class_size(class);
+        if size >= SWEEPING {
+            self.sweep(life::seconds());
+        }
         let offset = match self.pop(class)? {
             Some(offset) => offset,
             None => self.fresh(class, len)?,
@@ -80,6 +91,7 @@ impl Arena {
                 && memory::discard(self.fd(), offset + PAGE as u64, size - PAGE as u64);
             block.cold.store(u32::from(cold), Relaxed);
             if !cold {
+                block.freed.store(life::seconds(), Relaxed);
                 header.warm.fetch_add(size, Relaxed);
             }
         }
@@ -184,6 +196,31 @@ impl Arena {
 
     /// Gives the pages of all large free blocks back to the system.
     pub fn trim(&self) {
+        self.cool(u64::MAX, u64::MAX);
+    }
+
+    /// Gives back what nobody has used for a while, `now` seconds after the clock's beginning: at
+    /// most once a second, and not much at a time.
+    ///
+    /// There is no thread that would do so in an idle program: who allocates does.
+    pub(super) fn sweep(&self, now: u64) {
+        let header = self.header();
+        let last = header.swept.load(Relaxed);
+        let claim = || {
+            header
+                .swept
+                .compare_exchange(last, now, Relaxed, Relaxed)
+                .is_ok()
+        };
+        if now > last && header.warm.load(Relaxed) > 0 && claim() {
+            self.cool(now.saturating_sub(STALE), SWEEP);
+        }
+    }
+
+    /// Gives the pages of large free blocks back that were freed by the second `until`, up to the
+    /// block with which they come to `most` bytes.
+    fn cool(&self, until: u64, most: u64) {
+        let mut cooled = 0;
         for class in 0..layout::CLASSES {
             let size = layout::class_size(class);
             if size < LARGE {
@@ -200,10 +237,16 @@ impl Arena {
                     break;
                 };
                 if block.cold.load(Relaxed) == 0
+                    && block.freed.load(Relaxed) <= until
                     && memory::discard(self.fd(), at + PAGE as u64, size - PAGE as u64)
                 {
+                    crash_point!("cool.unnoted");
                     block.cold.store(1, Relaxed);
                     saturating_sub(&self.header().warm, size);
+                    cooled += size;
+                    if cooled >= most {
+                        return;
+                    }
                 }
                 at = block.next.load(Relaxed);
             }

@@ -51,6 +51,8 @@ pub(super) struct Header {
     pub(super) used: AtomicU64,
     /// Bytes of large free blocks whose pages are still there.
     pub(super) warm: AtomicU64,
+    /// When stale ones were last looked for, in seconds of the monotonic clock.
+    pub(super) swept: AtomicU64,
     pub(super) classes: [Class; CLASSES],
 }
 
@@ -97,6 +99,8 @@ pub(super) struct Block {
     pub(super) next: AtomicU64,
     /// 1 if the pages of this free block were given back.
     pub(super) cold: AtomicU32,
+    /// When this free block, if it is large and warm, was freed, in seconds of the monotonic clock.
+    pub(super) freed: AtomicU64,
 }
 
 /// One process of the family.

@@ -170,6 +170,33 @@ fn blocks_are_used_again() {
 }
 
 #[test]
+fn stale_memory_is_given_back() {
+    let arena = Arena::get().unwrap();
+    arena.trim();
+    let len = 3 << 20;
+    let block = arena.alloc(kind::PART, len).unwrap();
+    // SAFETY: the block is this test's alone.
+    unsafe { arena.payload(block).unwrap().write_bytes(1, len as usize) };
+    arena.free(block, kind::PART);
+    let warm = || arena.header().warm.load(Relaxed);
+    let freed = arena.block(block).unwrap().freed.load(Relaxed);
+    assert!(warm() >= len);
+    arena.sweep(freed + 9);
+    assert!(warm() >= len, "it may be used again soon");
+    arena.sweep(freed + 100);
+    assert_eq!(warm(), 0);
+    assert_eq!(arena.alloc(kind::PART, len).unwrap(), block);
+    // SAFETY: as above.
+    unsafe { assert_eq!(*arena.payload(block).unwrap(), 0, "fresh pages") };
+    arena.free(block, kind::PART);
+    assert!(warm() >= len);
+    // Only once a second, whoever asks; and tests that follow sweep by the clock again.
+    arena.sweep(freed + 100);
+    assert!(warm() >= len);
+    arena.header().swept.store(0, Relaxed);
+}
+
+#[test]
 fn damage_is_an_error() {
     let arena = Arena::get().unwrap();
     for offset in [0, 1, 64, 4096, 1 << 20, u64::MAX - 63, 1 << 50] {
