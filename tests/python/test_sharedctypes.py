@@ -272,3 +272,29 @@ def test_a_read_shows_nothing_half_done(mp):
         last = seen
     child.join()
     assert (child.exitcode, value.value) == (0, 4_000)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_slices_are_as_ctypes_has_them(mp, code):
+    type_ = mp.sharedctypes.typecode_to_type[code]
+    array, plain = mp.Array(code, 8), (type_ * 8)()
+    slices = (
+        slice(None), slice(2, 5), slice(None, None, 3), slice(6, 1, -2), slice(-20, -30, -1),
+        slice(3, 3), slice(8, 9), slice(5, 99),
+    )  # fmt: skip
+    numbers = [1, -1, 200, 70_000, 2**40, -(2**63), 2**63, 2**70]
+    if code in "fd":
+        numbers = [float(number) for number in numbers[:-1]] + [3]
+    for where in slices:
+        values = numbers[: len(plain[where])]
+        array[where] = plain[where] = values
+        assert array[:] == plain[:] and array[where] == plain[where]
+        array[where] = tuple(reversed(values))
+        plain[where] = tuple(reversed(values))
+        assert array[:] == plain[:]
+    for wrong in ([0] * 7, [*numbers, 0], [0, None] * 4, 5):
+        with pytest.raises(Exception) as expected:
+            plain[:] = wrong
+        with pytest.raises(expected.type):
+            array[:] = wrong
+        assert array[:] == plain[:]

@@ -6,7 +6,6 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyList};
 
-#[cfg(not(feature = "abi3"))]
 use crate::sync::Guarding;
 
 /// A type of C, by kind and size.
@@ -217,35 +216,46 @@ impl Scalars {
         })
     }
 
-    pub(super) fn read_run<'py>(&self, py: Python<'py>, run: &Run) -> PyResult<Bound<'py, PyList>> {
-        fn read<'py, T: Number>(
-            py: Python<'py>,
-            memory: &Memory,
-            run: &Run,
-        ) -> PyResult<Bound<'py, PyList>> {
-            PyList::new(
-                py,
-                run.places()
-                    .map(|place| memory.get::<T>(place).to_python(py)),
-            )
-        }
-        with_type!(self.code, T => read::<T>(py, &self.memory, run))
+    /// Reads the places under the lock, and makes a list of what was there.
+    pub(super) fn read_run<'py>(
+        &self,
+        run: &Run,
+        lock: &Guarding,
+        py: Python<'py>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        with_type!(self.code, T => {
+            let numbers = lock.with(py, || Ok(run.read::<T>(&self.memory)))?;
+            PyList::new(py, numbers.into_iter().map(|number| number.to_python(py)))
+        })
     }
 
-    /// Writes a list, item by item; says whether that was possible. If not, some may be written,
-    /// and ctypes has to begin again (and to find the error).
-    pub(super) fn write_run(&self, run: &Run, values: &Bound<'_, PyAny>) -> bool {
-        fn write<T: Number>(memory: &Memory, run: &Run, values: &Bound<'_, PyList>) -> bool {
-            run.places().zip(values.iter()).all(|(place, value)| {
-                T::from_python(&value)
-                    .map(|value| memory.set(place, value))
-                    .is_some()
-            })
-        }
+    /// Writes a list under the lock; says whether that was possible, or nothing is written: then
+    /// ctypes has to convert the values (or to find the error).
+    pub(super) fn write_run(
+        &self,
+        run: &Run,
+        lock: &Guarding,
+        values: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
         let Ok(values) = values.cast_exact::<PyList>() else {
-            return false;
+            return Ok(false);
         };
-        values.len() == run.len && with_type!(self.code, T => write::<T>(&self.memory, run, values))
+        if values.len() != run.len {
+            return Ok(false);
+        }
+        with_type!(self.code, T => {
+            let mut numbers = Vec::with_capacity(run.len);
+            for value in values {
+                let Some(number) = T::from_python(&value) else {
+                    return Ok(false);
+                };
+                numbers.push(number);
+            }
+            lock.with(values.py(), || {
+                run.write::<T>(&self.memory, &numbers);
+                Ok(true)
+            })
+        })
     }
 }
 
@@ -257,7 +267,23 @@ pub(super) struct Run {
 }
 
 impl Run {
-    fn places(&self) -> impl ExactSizeIterator<Item = usize> {
+    fn read<T: Number>(&self, memory: &Memory) -> Vec<T> {
+        if self.step == 1 {
+            return memory.get_run(self.start as usize, self.len);
+        }
+        self.places().map(|place| memory.get(place)).collect()
+    }
+
+    fn write<T: Number>(&self, memory: &Memory, numbers: &[T]) {
+        if self.step == 1 {
+            return memory.set_run(self.start as usize, numbers);
+        }
+        for (place, &number) in self.places().zip(numbers) {
+            memory.set(place, number);
+        }
+    }
+
+    fn places(&self) -> impl Iterator<Item = usize> {
         // Python has computed them for the array's length: none is negative.
         (0..self.len).map(|i| (self.start + self.step * i as isize) as usize)
     }

@@ -36,19 +36,6 @@ impl SynchronizedBase {
     }
 }
 
-impl Guarded {
-    /// Does something with the lock held.
-    #[inline]
-    fn with<T>(&self, py: Python<'_>, action: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
-        self.lock.acquire(py)?;
-        let done = action();
-        let released = self.lock.release(py);
-        let done = done?;
-        released?;
-        Ok(done)
-    }
-}
-
 #[pymethods]
 impl SynchronizedBase {
     #[new]
@@ -168,7 +155,7 @@ impl Synchronized {
     #[getter]
     fn get_value<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (py, guarded) = (slf.py(), slf.as_super().get().get()?);
-        guarded.with(py, || match &guarded.scalars {
+        guarded.lock.with(py, || match &guarded.scalars {
             Some(scalars) => Ok(scalars.read(py, 0)),
             None => guarded.object.bind(py).getattr("value"),
         })
@@ -177,7 +164,7 @@ impl Synchronized {
     #[setter]
     fn set_value(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, guarded) = (slf.py(), slf.as_super().get().get()?);
-        guarded.with(py, || match &guarded.scalars {
+        guarded.lock.with(py, || match &guarded.scalars {
             Some(scalars) if scalars.write(0, value) => Ok(()),
             _ => guarded.object.bind(py).setattr("value", value),
         })
@@ -236,12 +223,14 @@ impl SynchronizedArray {
     ) -> PyResult<Bound<'py, PyAny>> {
         let (py, guarded) = (slf.py(), slf.as_super().get().get()?);
         if let Some((scalars, place)) = simple(guarded, index)? {
-            return guarded.with(py, || Ok(scalars.read(py, place)));
+            return guarded.lock.with(py, || Ok(scalars.read(py, place)));
         }
         if let Some((scalars, run)) = run(guarded, index)? {
-            return guarded.with(py, || Ok(scalars.read_run(py, &run)?.into_any()));
+            return Ok(scalars.read_run(&run, &guarded.lock, py)?.into_any());
         }
-        guarded.with(py, || guarded.object.bind(py).get_item(index))
+        guarded
+            .lock
+            .with(py, || guarded.object.bind(py).get_item(index))
     }
 
     fn __setitem__(
@@ -251,17 +240,20 @@ impl SynchronizedArray {
     ) -> PyResult<()> {
         let (py, guarded) = (slf.py(), slf.as_super().get().get()?);
         if let Some((scalars, place)) = simple(guarded, index)? {
-            return guarded.with(py, || {
+            return guarded.lock.with(py, || {
                 if scalars.write(place, value) {
                     return Ok(());
                 }
                 guarded.object.bind(py).set_item(index, value)
             });
         }
-        let run = run(guarded, index)?;
-        guarded.with(py, || match run {
-            Some((scalars, run)) if scalars.write_run(&run, value) => Ok(()),
-            _ => guarded.object.bind(py).set_item(index, value),
-        })
+        if let Some((scalars, run)) = run(guarded, index)?
+            && scalars.write_run(&run, &guarded.lock, value)?
+        {
+            return Ok(());
+        }
+        guarded
+            .lock
+            .with(py, || guarded.object.bind(py).set_item(index, value))
     }
 }

@@ -112,6 +112,21 @@ impl Guarding {
         }
     }
 
+    /// Does something with the lock held.
+    #[inline]
+    pub(crate) fn with<T>(
+        &self,
+        py: Python<'_>,
+        action: impl FnOnce() -> PyResult<T>,
+    ) -> PyResult<T> {
+        self.acquire(py)?;
+        let done = action();
+        let released = self.release(py);
+        let done = done?;
+        released?;
+        Ok(done)
+    }
+
     /// For the garbage collector.
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {

@@ -17,11 +17,15 @@ pub trait Scalar: sealed::Sealed + Copy + Send + 'static {
     /// Its size and alignment in bytes.
     const SIZE: usize;
 
+    /// # Safety
+    /// There is shared memory with room for the type, aligned for it.
     #[doc(hidden)]
-    fn load(memory: &Memory, offset: usize) -> Self;
+    unsafe fn load(at: *mut u8) -> Self;
 
+    /// # Safety
+    /// As [`load`](Self::load).
     #[doc(hidden)]
-    fn store(self, memory: &Memory, offset: usize);
+    unsafe fn store(self, at: *mut u8);
 }
 
 macro_rules! scalars {
@@ -32,17 +36,16 @@ macro_rules! scalars {
             const SIZE: usize = size_of::<Self>();
 
             #[inline]
-            fn load(memory: &Memory, offset: usize) -> Self {
-                // SAFETY: `Memory::at` gives an address in shared memory that lives as long as
-                // `memory`, with room for and aligned to the type.
-                let bits = unsafe { $atomic::from_ptr(memory.at(offset, Self::SIZE).cast()) };
+            unsafe fn load(at: *mut u8) -> Self {
+                // SAFETY: as the caller promises.
+                let bits = unsafe { $atomic::from_ptr(at.cast()) };
                 $from(bits.load(Relaxed))
             }
 
             #[inline]
-            fn store(self, memory: &Memory, offset: usize) {
-                // SAFETY: as in `load`.
-                let bits = unsafe { $atomic::from_ptr(memory.at(offset, Self::SIZE).cast()) };
+            unsafe fn store(self, at: *mut u8) {
+                // SAFETY: as the caller promises.
+                let bits = unsafe { $atomic::from_ptr(at.cast()) };
                 bits.store($to(self), Relaxed);
             }
         }
@@ -77,7 +80,8 @@ impl Memory {
     /// If it does not lie inside.
     #[inline]
     pub fn get<T: Scalar>(&self, index: usize) -> T {
-        T::load(self, index.saturating_mul(T::SIZE))
+        // SAFETY: `at` says so.
+        unsafe { T::load(self.at::<T>(index, 1).cast()) }
     }
 
     /// Writes the scalar number `index`.
@@ -86,22 +90,48 @@ impl Memory {
     /// If it does not lie inside.
     #[inline]
     pub fn set<T: Scalar>(&self, index: usize, value: T) {
-        value.store(self, index.saturating_mul(T::SIZE));
+        // SAFETY: `at` says so.
+        unsafe { value.store(self.at::<T>(index, 1).cast()) }
     }
 
+    /// The `count` scalars from number `index` on, read one after the other.
+    ///
+    /// # Panics
+    /// If they do not lie inside.
+    pub fn get_run<T: Scalar>(&self, index: usize, count: usize) -> Vec<T> {
+        let first = self.at::<T>(index, count);
+        // SAFETY: `at` says so for all of them.
+        let load = |i| unsafe { T::load(first.add(i).cast()) };
+        (0..count).map(load).collect()
+    }
+
+    /// Writes scalars from number `index` on, one after the other.
+    ///
+    /// # Panics
+    /// If they do not lie inside.
+    pub fn set_run<T: Scalar>(&self, index: usize, values: &[T]) {
+        let first = self.at::<T>(index, values.len());
+        for (i, value) in values.iter().enumerate() {
+            // SAFETY: `at` says so for all of them.
+            unsafe { value.store(first.add(i).cast()) }
+        }
+    }
+
+    /// Where scalar number `index` lies, which has room for `count` of them. It is aligned as they
+    /// have to be, and stays as long as this value lives.
     #[inline]
-    fn at(&self, offset: usize, size: usize) -> *mut u8 {
-        let inside = offset
-            .checked_add(size)
-            .is_some_and(|end| end <= self.len());
+    fn at<T: Scalar>(&self, index: usize, count: usize) -> *mut T {
+        let inside = index
+            .checked_add(count)
+            .is_some_and(|end| end <= self.len() / T::SIZE);
         assert!(
             inside,
-            "byte {offset} of a shared memory of {} bytes",
+            "{count} of {} bytes from number {index} on in a shared memory of {} bytes",
+            T::SIZE,
             self.len()
         );
-        debug_assert!(offset.is_multiple_of(size));
-        // SAFETY: inside, as was just checked.
-        unsafe { self.as_ptr().add(offset).as_ptr() }
+        // SAFETY: inside, as was just checked. The memory is aligned to 64.
+        unsafe { self.as_ptr().cast::<T>().add(index).as_ptr() }
     }
 }
 
@@ -120,7 +150,17 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "byte 16 of a shared memory of 16 bytes")]
+    fn reads_runs() {
+        let memory = Memory::new(21).unwrap();
+        memory.set_run(1, &[1_u32, 2, 3]);
+        assert_eq!(memory.get_run::<u32>(0, 5), [0, 1, 2, 3, 0]);
+        assert_eq!(memory.get_run::<u32>(5, 0), []);
+        assert!(std::panic::catch_unwind(|| memory.get_run::<u32>(4, 2)).is_err());
+        assert!(std::panic::catch_unwind(|| memory.set_run(usize::MAX, &[1_u8])).is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "1 of 1 bytes from number 16 on in a shared memory of 16 bytes")]
     fn refuses_what_lies_outside() {
         Memory::new(16).unwrap().get::<u8>(16);
     }
