@@ -4,7 +4,7 @@
 | --- | --- |
 | fork | a copy of this process |
 | spawn | a new interpreter |
-| forkserver | a copy of a small server process that was started clean and keeps one child ready |
+| forkserver | a copy of a small server process, started clean, that keeps two children ready |
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The fork server: a process that is started clean, and forks a child for each request.
 
-The server (`main`) imports what the children will need, forks one child ahead as soon as it has
+The server (`main`) imports what the children will need, forks two children ahead as soon as it has
 been used, and is single-threaded, so forking it is safe. Requests come over a socket pair: it has
 no address, so only the processes that inherited its other end can ask. Each request brings the
 caller's environment, directory, umask, arguments, import path, standard streams and descriptors,
@@ -17,10 +17,9 @@ import gc
 import io
 import os
 import pickle
-import socket
 import struct
 import sys
-import threading
+from _thread import allocate_lock
 
 from . import _install, _phalanx, context, popen_fork, process, resource_tracker, spawn, util
 
@@ -58,13 +57,13 @@ class ForkServer:
         self._forkserver_alive_fd: int | None = None
         self._forkserver_pid: int | None = None
         self._inherited_fds: list[int] | None = None
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._preload_modules: list[str] = ["__main__"]
         self._preload_on_error = "ignore"
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._forkserver_pid = None  # it is not a child of this process
 
     def _stop(self) -> None:
@@ -115,6 +114,8 @@ class ForkServer:
             self._launch()
 
     def _launch(self) -> None:
+        import socket
+
         prepared = self._preparation()
         _phalanx.ensure_arena()
         arena = _phalanx.arena_fd()

@@ -15,8 +15,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 import warnings
+from _thread import RLock
 
 from . import spawn, util
 
@@ -77,7 +77,7 @@ class ResourceTracker:
     """This process's end of the pipe, and the tracker if this process started it."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._busy = False
         self._fd: int | None = None
         # The read end and the permission, as long as this process does not know of a tracker.
@@ -134,7 +134,7 @@ class ResourceTracker:
         self._pid = None
 
     def _after_fork(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._busy = False
         self._pid = None  # it is not a child of this process
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 
 from . import _phalanx
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ._barrier import Barrier as Barrier
     from .context import BaseContext
 
 __all__ = [
@@ -157,7 +157,8 @@ def _owner(lock: Any) -> str:
         from . import process
 
         name = process.current_process().name
-        thread = threading.current_thread().name
+        threading: Any = sys.modules.get("threading")
+        thread = threading.current_thread().name if threading else "MainThread"
         return name if thread == "MainThread" else f"{name}|{thread}"
     if not lock.locked():
         return "None"
@@ -334,25 +335,10 @@ class Event(_phalanx.Event):
         return f"<{type(self).__qualname__} at {id(self):#x} {state}>"
 
 
-class Barrier(_phalanx.Barrier, threading.Barrier):
-    """A meeting point of a fixed number of processes."""
+def __getattr__(name: str) -> Any:
+    if name == "Barrier":
+        from ._barrier import Barrier
 
-    def __init__(
-        self,
-        parties: int,
-        action: Callable[[], object] | None = None,
-        timeout: float | None = None,
-        *,
-        ctx: BaseContext | None,
-    ) -> None:
-        self._create(parties, action, timeout)
-
-    def __reduce__(self) -> Any:
-        state = (*self._handle_for_pickle(), self._action, self._timeout)
-        return _rebuild, (type(self), state)
-
-    def __repr__(self) -> str:
-        name = f"{type(self).__module__}.{type(self).__qualname__}"
-        if self.broken:
-            return f"<{name} at {id(self):#x}: broken>"
-        return f"<{name} at {id(self):#x}: waiters={self.n_waiting}/{self.parties}>"
+        globals()[name] = Barrier
+        return Barrier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,10 +8,11 @@
 //! ```
 //!
 //! A client sends one message over the control socket: a note, and descriptors, among them one end
-//! of a new *connection*. The message is read by the child that the zygote has forked ahead (the
-//! first one is forked when the first request comes), so a start costs one wake-up. That child hands
-//! the connection on to the zygote, tells the client its pid and becomes the process; the zygote
-//! forks the next one, and when the child ends it writes the status to the connection. The
+//! of a new *connection*. The message is read by one of the children that the zygote has forked
+//! ahead (the first when the first request comes), so a start costs one wake-up. There are two of them,
+//! so that starts one after the other need not wait for each fork. That child hands the connection on to
+//! the zygote, tells the client its pid and becomes the process; the zygote, which lets those run first
+//! who have work to do, forks the next one, and when the child ends it writes the status to the connection. The
 //! connection is therefore the child's sentinel: readable when it has ended. The child stays a zombie,
 //! whose pid is nobody else's, until the client has read the status.
 //!
@@ -21,8 +22,8 @@
 //! | --- | --- |
 //! | the client | its *watched* children are killed; the others go on |
 //! | all holders of the control socket | the zygote ends, once it has no children |
-//! | the warm child | another one is forked |
-//! | the zygote | the warm child is killed; a request that it had read is answered by the end of its connection, and the client asks another zygote; children go on, and their connections end with them, without a status |
+//! | a warm child | another one is forked |
+//! | the zygote | the warm children are killed; a request that one of them had read is answered by the end of its connection, and the client asks another zygote; children go on, and their connections end with them, without a status |
 
 mod client;
 mod server;
