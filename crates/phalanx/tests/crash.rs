@@ -259,17 +259,19 @@ impl<'a> Run<'a> {
         self.check(missing.len() <= allowed, format_args!("lost: {missing:?}"));
     }
 
-    /// Waits for the victim and reaps it, as a parent does.
-    fn bury(&self, victim: &Child) {
-        if let Some(status) = victim.poll() {
-            let by_kill = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL;
-            self.check(
-                by_kill || status == 0,
-                format_args!("the victim failed: {status:#x}"),
-            );
-            self.killed.set(by_kill);
-            self.check(!self.point.is_empty() || !by_kill, "killed without reason");
-        }
+    /// Reaps the victim if it has ended, as a parent does, and says whether it has.
+    fn bury(&self, victim: &Child) -> bool {
+        let Some(status) = victim.poll() else {
+            return false;
+        };
+        let by_kill = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL;
+        self.check(
+            by_kill || status == 0,
+            format_args!("the victim failed: {status:#x}"),
+        );
+        self.killed.set(by_kill);
+        self.check(!self.point.is_empty() || !by_kill, "killed without reason");
+        true
     }
 }
 
@@ -427,8 +429,7 @@ fn queue(run: &Run, bound: Option<u64>) {
             }
         });
         loop {
-            run.bury(&victim);
-            let over = sibling.poll().is_some() && victim.poll().is_some();
+            let over = run.bury(&victim) && sibling.poll().is_some();
             match retry(|| queue.get(soon())) {
                 Ok(message) => run.received(&message),
                 Err(error) => {
@@ -462,8 +463,7 @@ fn watched(run: &Run) {
         });
         let sibling = Child::fork(|| (0..SIBLINGS).for_each(|id| put(&queue, id)));
         loop {
-            run.bury(&victim);
-            let over = sibling.poll().is_some() && victim.poll().is_some();
+            let over = run.bury(&victim) && sibling.poll().is_some();
             let fd = queue.exposed_fd().unwrap();
             if readable(fd, if over { 0 } else { 5 }) {
                 if let Some(message) = queue.try_get().unwrap() {
@@ -534,8 +534,7 @@ fn pipe(run: &Run, polled: bool) {
         drop(theirs);
         let mut back = BACK;
         loop {
-            run.bury(&victim);
-            if victim.poll().is_some() {
+            if run.bury(&victim) {
                 run.board.done.store(1, SeqCst);
             }
             if polled && !readable(std::os::fd::AsRawFd::as_raw_fd(&ours.exposed_fd()), 2) {

@@ -59,8 +59,7 @@ pub(super) fn runs(run: &Run, bound: Option<u64>) {
             }
         });
         loop {
-            run.bury(&victim);
-            let over = sibling.poll().is_some() && victim.poll().is_some();
+            let over = run.bury(&victim) && sibling.poll().is_some();
             if take(&queue, run) > 0 {
                 continue;
             }
