@@ -609,6 +609,9 @@ fn objects(run: &Run) {
                 .collect();
             let buffer = Buffer::copy(arena, &vec![1; 1000 + i * 3000]).unwrap();
             drop((again, others, buffer));
+            if i % 10 == 5 {
+                arena.trim();
+            }
             // Held by a child's place alone for a moment, and then attached from outside.
             let child = arena.reserve_child().unwrap();
             kept.book_for(child).unwrap();
