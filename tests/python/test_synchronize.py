@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
+import inspect
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -529,5 +532,56 @@ def test_a_barrier_in_a_cycle_is_collected(mp):
     assert meeting.begun == 1
     gone = weakref.ref(meeting.barrier)
     del meeting
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Value"])
+def test_the_methods_that_with_calls_are_methods(mp, kind):
+    """They have a descriptor of their own, which nobody should notice."""
+    it = mp.Value("i") if kind == "Value" else getattr(mp, kind)()
+    enter, leave = it.__enter__, it.__exit__
+    assert enter.__self__ is it and enter.__name__ == "__enter__" and callable(leave)
+    assert repr(leave).startswith("<built-in method __exit__ of")
+    assert enter() is True and leave(None, None, None) is None
+    assert type(it).__enter__(it) is True and type(it).__exit__(it) is None
+    assert len(inspect.signature(type(it).__exit__).parameters) == 4
+    with contextlib.ExitStack() as stack:
+        assert stack.enter_context(it) is True
+    for wrong in ((1,), (1, 2)):
+        with pytest.raises(TypeError):
+            enter(*wrong)
+    with pytest.raises(TypeError):
+        enter(block=True)
+    with pytest.raises(TypeError):
+        type(it).__enter__(object())
+    found = next(c.__dict__["__enter__"] for c in type(it).__mro__ if "__enter__" in c.__dict__)
+    with pytest.raises(TypeError):
+        found.__get__(object(), type(it))
+
+    class Mine(type(it)):
+        def __enter__(self):
+            return super().__enter__(), "mine"
+
+    mine = Mine(mp.RawValue("i"), ctx=mp) if kind == "Value" else Mine(ctx=mp)
+    with mine as entered:
+        assert entered == (True, "mine")
+
+
+def nest(lock, depth):
+    with lock:
+        if depth:
+            nest(lock, depth - 1)
+
+
+def test_with_leaves_no_reference(mp):
+    lock = mp.RLock()
+    nest(lock, 50)  # what is kept to be used again is there now
+    before = sys.getrefcount(lock), sys.getrefcount(type(lock.__enter__))
+    for _ in range(10):
+        nest(lock, 50)
+    assert (sys.getrefcount(lock), sys.getrefcount(type(lock.__enter__))) == before
+    gone = weakref.ref(lock)
+    del lock
     gc.collect()
     assert gone() is None

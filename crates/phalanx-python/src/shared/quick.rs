@@ -14,7 +14,7 @@ use pyo3::types::PyType;
 
 use super::scalars::integer;
 use super::synchronized::{Guarded, Synchronized, SynchronizedArray, SynchronizedBase};
-use crate::hot::{Quick, give, quicken, yes};
+use crate::hot::{Quick, bound, give, quicken, yes};
 
 // What PyO3 made.
 static GET_LOCK: OnceLock<ffi::PyCFunction> = OnceLock::new();
@@ -225,5 +225,7 @@ pub(super) fn register(py: Python<'_>) -> PyResult<()> {
         }
         let left = it.guarded.get()?.lock.release(py);
         Some(give(left.map(|()| py.None().into_bound(py))))
-    })
+    })?;
+    bound::replace(&base, "__enter__")?;
+    bound::replace(&base, "__exit__")
 }

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 
 use super::semaphore::{BoundedSemaphore, Semaphore};
 use super::{Lock, Object, RLock, home};
-use crate::hot::{is_bool, nothing, quicken, yes};
+use crate::hot::{bound, is_bool, nothing, quicken, yes};
 
 /// What is acquired and released.
 pub(super) trait Quick {
@@ -101,6 +101,9 @@ pub(super) fn register(py: Python<'_>) -> PyResult<()> {
             quicken!(py, $class, c"__exit__", |_, it, arguments| {
                 (arguments.len() <= 3 && it.leave_now()).then(nothing)
             })?;
+            for name in ["__enter__", "__exit__"] {
+                bound::replace(&py.get_type::<$class>(), name)?;
+            }
         )*};
     }
     quicken_all!(Lock, RLock, Semaphore, BoundedSemaphore);

@@ -10,6 +10,8 @@
 //!
 //! The stable ABI of Python 3.11 has no vectorcall: there the methods stay as PyO3 made them.
 
+pub(crate) mod bound;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::{Acquire, Release};
