@@ -4,8 +4,8 @@
 //! calls each once and drops it. A bound method of C is an object that the garbage collector has to
 //! know; to make and to free two costs more than acquiring and releasing a lock. So these methods
 //! get a descriptor whose bound methods the collector does not know, and which are used again.
-//! `with` a Lock took 1607 instructions before, and takes 933 so; a Value's `+= 1` under its lock
-//! 3286 and 2590.
+//! `with` a Lock took 1607 instructions before, and takes 927 so; a Value's `+= 1` under its lock
+//! 3286 and 2566.
 //!
 //! A program sees one only as `lock.__enter__`, where it answers like the bound method that it
 //! stands for. (Kept as an attribute of its own lock, it would keep that for ever.)
