@@ -13,7 +13,6 @@ of theirs is first used.
 from __future__ import annotations
 
 import sys
-from importlib import import_module as _import_module
 
 if sys.platform != "linux":
     raise ImportError(
@@ -91,13 +90,19 @@ _SUBMODULES = frozenset(
 )
 
 
+def _submodule(name: str) -> object:
+    # Not by `importlib`, which would have to be imported for it.
+    __import__(f"{__name__}.{name}")
+    return sys.modules[f"{__name__}.{name}"]
+
+
 def __getattr__(name: str) -> object:
     if name in _SUBMODULES:
-        return _import_module(f"{__name__}.{name}")
+        return _submodule(name)
     if name == "reducer":
         return context._default_context.reducer
     if name in _ELSEWHERE:
-        value = getattr(_import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
+        value = getattr(_submodule(_ELSEWHERE[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
@@ -52,11 +51,12 @@ class _Finder:
             return None
         ours = _HERE + name[len(_THERE) :]
         try:
-            module = import_module(ours)
+            __import__(ours)
         except ModuleNotFoundError as error:
             if error.name == ours:
                 return None
             raise
+        module = sys.modules[ours]
         from importlib.machinery import ModuleSpec
 
         return ModuleSpec(name, _Alias(module), is_package=hasattr(module, "__path__"))  # type: ignore[arg-type]

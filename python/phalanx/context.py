@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import sys
 from _thread import _local
-from importlib import import_module
 
 from . import _phalanx, process
 
@@ -202,7 +201,7 @@ class BaseContext:
 
     def allow_connection_pickling(self) -> None:
         """Make sure that connections and sockets can be pickled."""
-        import_module(f"{__package__}.connection")
+        __import__(f"{__package__}.connection")
 
     def set_executable(self, executable: str | bytes | os.PathLike[Any]) -> None:
         """The interpreter for children of spawn and for the fork server."""
@@ -426,5 +425,6 @@ def assert_spawning(obj: object) -> None:
 def __getattr__(name: str) -> ModuleType:
     # Pickling is not needed to make contexts, and costs more to import than all else here.
     if name == "reduction":
-        return import_module(f"{__package__}.reduction")
+        __import__(f"{__package__}.reduction")
+        return sys.modules[f"{__package__}.reduction"]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

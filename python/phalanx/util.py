@@ -8,8 +8,8 @@ import io
 import itertools
 import os
 import sys
-import weakref
 from _thread import _local, allocate_lock
+from _weakref import ref
 
 from . import process
 from ._phalanx import hold_interrupt as hold_interrupt
@@ -182,12 +182,18 @@ def _remove_temp_dir(rmtree: Callable[[str], object], tempdir: str) -> None:
 
 # -- what objects want done in a child -------------------------------------------------------------
 
-_afterfork_registry: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+# A weak dictionary as soon as there is something in it: see `process._dangling`.
+_afterfork_registry: Any = {}
 _afterfork_counter = itertools.count()
 
 
 def register_after_fork(obj: Any, func: Callable[[Any], object]) -> None:
     """Call ``func(obj)`` in each child that is forked, as long as ``obj`` lives."""
+    global _afterfork_registry
+    if type(_afterfork_registry) is dict:
+        from weakref import WeakValueDictionary
+
+        _afterfork_registry = WeakValueDictionary()
     _afterfork_registry[next(_afterfork_counter), id(obj), func] = obj
 
 
@@ -231,7 +237,7 @@ class Finalize:
             )
         self._weakref: Any = None
         if obj is not None:
-            self._weakref = weakref.ref(obj, self)
+            self._weakref = ref(obj, self)
         elif exitpriority is None:
             raise ValueError("without an object, exitpriority cannot be None")
         self._callback: Any = callback
