@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use phalanx::arena::Handle;
+#[cfg(not(feature = "abi3"))]
+use phalanx::channel::Patience;
 use phalanx::channel::pipe::{self, End};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyEOFError, PyOSError, PyValueError};
@@ -16,6 +18,8 @@ use super::channel::{Channel, Transport};
 use super::descriptor::{Descriptor, os_error};
 use super::payload::{Body, bytes_of, contiguous, object, raw};
 use crate::arena::{HandleForPickle, arena, handle_for_pickle};
+#[cfg(not(feature = "abi3"))]
+use crate::codec;
 use crate::error::to_py;
 use crate::large::bytes_object;
 use crate::turn::count_forks;
@@ -25,7 +29,7 @@ use crate::wait::after;
 ///
 /// The native base of `phalanx.connection.Connection`. Messages are in the format of the standard
 /// library. Several threads may send at once, and each message stays whole.
-#[pyclass(subclass, module = "phalanx._phalanx")]
+#[pyclass(subclass, frozen, module = "phalanx._phalanx")]
 pub(super) struct Connection {
     /// None when closed. Locked for a moment at a time, and only with the GIL held.
     channel: Mutex<Option<Arc<Channel>>>,
@@ -80,6 +84,37 @@ impl Connection {
                 Err(PyOSError::new_err("bad message length"))
             }
         }
+    }
+
+    /// Sends a small built-in value through the arena if there is room for it this moment; `None`
+    /// if not, or if that would be an error.
+    #[cfg(not(feature = "abi3"))]
+    pub(super) fn send_now(&self, value: &Bound<'_, PyAny>) -> Option<()> {
+        let channel = self.open_to_write().ok()?;
+        let end = channel.in_arena().filter(|end| end.use_arena())?;
+        codec::encode_small(value, |bytes, tag| {
+            let parts = [bytes];
+            let mut letter = end.letter(&parts, tag, Vec::new()).ok()?;
+            let sent = end.try_send(&mut letter, Patience::Now);
+            sent.is_ok_and(|sent| sent).then_some(())
+        })
+    }
+
+    /// Receives what has come through the arena; `None` if nothing has, or if that would be an
+    /// error.
+    #[cfg(not(feature = "abi3"))]
+    pub(super) fn recv_now<'py>(&self, py: Python<'py>) -> Option<PyResult<Bound<'py, PyAny>>> {
+        let channel = self.open_to_read().ok()?;
+        let end = channel.in_arena()?;
+        codec::with_scratch(|bytes| {
+            let taken = end.try_recv_into(bytes, Patience::Now).ok()??;
+            if taken.is_plain() {
+                return Some(object(py, Body::Plain(taken.tag(), bytes)));
+            }
+            let message = taken.into_message(end.arena(), std::mem::take(bytes));
+            let message = message.map(Body::Message).map_err(to_py);
+            Some(message.and_then(|body| object(py, body)))
+        })
     }
 
     fn fill(&self, transport: Transport, readable: bool, writable: bool) {
@@ -378,7 +413,7 @@ pub(super) fn join_by_pipe(
 ) -> PyResult<()> {
     arena(py)?;
     let (a, b) = pipe::pipe().map_err(to_py)?;
-    first.borrow().fill(Transport::Pipe(a), true, duplex);
-    second.borrow().fill(Transport::Pipe(b), duplex, true);
+    first.get().fill(Transport::Pipe(a), true, duplex);
+    second.get().fill(Transport::Pipe(b), duplex, true);
     Ok(())
 }

@@ -31,7 +31,7 @@ impl<'py> Waited<'py> {
     fn new(object: Bound<'py, PyAny>) -> PyResult<Self> {
         let py = object.py();
         if let Ok(connection) = object.cast::<Connection>() {
-            let channel = connection.borrow().open()?;
+            let channel = connection.get().open()?;
             let number = channel.as_fd().as_raw_fd();
             return Ok(Self {
                 object,
