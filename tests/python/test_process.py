@@ -379,3 +379,38 @@ def test_stdin_of_a_child_is_empty(ctx):
     told = reader.recv()
     process.join()
     assert told == ["", [], True, False, "utf-8", "the end", b"", os.devnull, "closed"]
+
+
+def test_a_start_without_a_descriptor_left_leaves_no_child():
+    program = """
+import os, resource
+import phalanx as mp
+
+ctx = mp.get_context("fork")
+queue = ctx.Queue()
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+process = ctx.Process(target=queue.put, args=(1,))
+free = os.dup(0)
+os.close(free)  # the lowest that is free: one more can be opened
+resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, limit[1]))
+try:
+    process.start()
+except OSError:
+    pass
+else:
+    raise AssertionError("started")
+resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+try:
+    os.waitpid(-1, 0)
+except ChildProcessError:
+    pass
+else:
+    raise AssertionError("a child was left")
+again = ctx.Process(target=queue.put, args=(2,))
+again.start()
+again.join()
+items = [queue.get() for _ in range(queue.qsize())]
+assert items[-1] == 2, items
+"""
+    done = run_python("-c", program)
+    assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ use phalanx::sync::MemberId;
 use pyo3::intern;
 use pyo3::prelude::*;
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use crate::arena;
 use crate::error::to_py;
@@ -156,7 +157,15 @@ fn fork(py: Python<'_>, mortal: bool) -> PyResult<(u32, i32, i32, u32, Descripto
         return Ok((0, sentinel, file, 0, Descriptors(Vec::new())));
     }
     let token = last_child().map_or(0, MemberId::get);
-    let fds = [watch::open(pid).map_err(to_py)?, file].map(IntoRawFd::into_raw_fd);
+    let sentinel = watch::open(pid).map_err(|error| {
+        // There is no descriptor left: without one nobody could wait for the child.
+        if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+        }
+        to_py(error)
+    })?;
+    let fds = [sentinel, file].map(IntoRawFd::into_raw_fd);
     let [sentinel, file] = fds;
     let owner = Descriptors::new(fds.to_vec());
     drop(interrupt);
