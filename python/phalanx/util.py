@@ -184,6 +184,7 @@ def _remove_temp_dir(rmtree: Callable[[str], object], tempdir: str) -> None:
 
 # A weak dictionary as soon as there is something in it: see `process._dangling`.
 _afterfork_registry: Any = {}
+_afterfork_registries: dict[str, Any] = {}
 _afterfork_counter = itertools.count()
 
 
@@ -193,7 +194,8 @@ def register_after_fork(obj: Any, func: Callable[[Any], object]) -> None:
     if type(_afterfork_registry) is dict:
         from weakref import WeakValueDictionary
 
-        _afterfork_registry = WeakValueDictionary()
+        # Threads that come here at once must find the same one; setdefault() is one step.
+        _afterfork_registry = _afterfork_registries.setdefault("", WeakValueDictionary())
     _afterfork_registry[next(_afterfork_counter), id(obj), func] = obj
 
 
