@@ -349,9 +349,10 @@ impl Inner {
                 return Ok(Some(found));
             }
             let now = Instant::now();
-            let due = lock(&self.rounds).due;
+            let mut due = lock(&self.rounds).due;
             if now >= due {
                 self.look()?;
+                due = lock(&self.rounds).due;
             }
             self.collect()?;
             if self.news.load(Acquire) != seen {
