@@ -11,6 +11,12 @@ pub(crate) fn seconds() -> u64 {
     clock_gettime(ClockId::Monotonic).tv_sec as u64
 }
 
+/// Microseconds of the same clock.
+pub(crate) fn microseconds() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000
+}
+
 /// Clock ticks since boot: the unit in which the system tells when a process started.
 pub(crate) fn ticks() -> u64 {
     let now = clock_gettime(ClockId::Boottime);

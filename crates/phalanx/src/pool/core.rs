@@ -1,13 +1,13 @@
 //! What parent and workers share.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicU32, fence};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 use super::roster::Roster;
+use super::search::Search;
 use crate::arena::{Arena, Shareable};
 use crate::channel::Log;
 use crate::channel::bell::Bell;
-use crate::sync::MemberId;
 
 /// The shared part of a pool. Use it by [`Parent`](super::Parent) and [`Worker`](super::Worker).
 #[repr(C)]
@@ -18,7 +18,7 @@ pub struct PoolCore {
     pub(super) roster: Roster,
     /// Rung when there is a task that nobody is looking for, or when the phase changes.
     pub(super) tasks_bell: Bell,
-    pub(super) searcher: Searcher,
+    pub(super) search: Search,
     /// Rung when there is a result.
     pub(super) results_bell: Bell,
     phase: AtomicU32,
@@ -42,7 +42,7 @@ impl PoolCore {
             results: Log::new(),
             roster: Roster::new(),
             tasks_bell: Bell::new(),
-            searcher: Searcher::new(),
+            search: Search::default(),
             results_bell: Bell::new(),
             phase: AtomicU32::new(Phase::Open as u32),
         }
@@ -62,42 +62,6 @@ impl PoolCore {
         // SYNC: pairs with the Acquire in `phase`.
         self.phase.fetch_max(phase as u32, Release);
         self.tasks_bell.ring(u32::MAX);
-    }
-}
-
-/// The one idle worker that spins for the next task; the others sleep.
-///
-/// While there is one, the parent need not wake anybody, which costs a system call. See `README.md`,
-/// "Who looks for the next task".
-#[repr(transparent)]
-#[derive(Debug)]
-pub(super) struct Searcher(AtomicU32);
-
-impl Searcher {
-    const fn new() -> Self {
-        Self(AtomicU32::new(0))
-    }
-
-    /// Makes `me` the searcher if there is none.
-    pub(super) fn begin(&self, me: MemberId) -> bool {
-        self.0
-            .compare_exchange(0, me.get(), SeqCst, Relaxed)
-            .is_ok()
-    }
-
-    /// Ends the search of `me`, who must look for a task once more after this.
-    pub(super) fn end(&self, me: MemberId) {
-        // SYNC: pairs with the fence in `is_there`: either the parent sees that there is no searcher
-        // any more, or `me`, looking again, sees the parent's task.
-        let _ = self.0.compare_exchange(me.get(), 0, SeqCst, Relaxed);
-        fence(SeqCst);
-    }
-
-    /// Whether somebody is looking, to be asked after a task was put.
-    pub(super) fn is_there(&self) -> bool {
-        // SYNC: pairs with the fence in `end`.
-        fence(SeqCst);
-        self.0.load(Relaxed) != 0
     }
 }
 

@@ -32,6 +32,7 @@ mod ledger;
 mod parcel;
 mod parent;
 mod roster;
+mod search;
 #[cfg(test)]
 mod tests;
 mod worker;

@@ -113,7 +113,7 @@ impl Parent {
                 Pushed::NoRoom | Pushed::Busy => Err(Error::corrupt("a log without bounds")),
             }
         })?;
-        if !core.searcher.is_there() {
+        if !core.search.is_on() {
             core.tasks_bell.ring(1);
         }
         Ok(number)
@@ -158,8 +158,14 @@ impl Parent {
     /// # Errors
     /// `is_timeout`, `is_interrupted`.
     pub fn wait(&self, done: impl Fn() -> bool, deadline: Option<Instant>) -> Result<()> {
+        let core = &*self.core;
+        if core.search.only_naps() && !core.tasks.is_empty() {
+            // We have something to wait for now: no task is to wait for the end of a nap.
+            core.tasks_bell
+                .ring(u32::try_from(self.backlog()).unwrap_or(u32::MAX));
+        }
         let ready = || self.has_results() || done();
-        self.core.results_bell.wait(ready, deadline)
+        core.results_bell.wait(ready, deadline)
     }
 
     /// Lets the threads look that are in [`Parent::wait`].
@@ -204,7 +210,7 @@ impl Parent {
             fallen.had_left |= slot.stage() == Stage::Left;
             let claim = slot.claim();
             if let Some(member) = slot.member() {
-                core.searcher.end(member);
+                core.search.bury(member);
             }
             slot.free();
             if let Some(task) = claim

@@ -1,12 +1,13 @@
 //! The worker's side.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Instant;
 
 use super::core::{Phase, PoolCore};
 use super::parcel::{self, Large};
 use super::roster::{Slot, Stage};
+use super::search::NAP;
 use crate::arena::{Buffer, Shared};
 use crate::channel::{Patience, Taken};
 use crate::error::{Error, Kind, Result};
@@ -19,8 +20,10 @@ use crate::sync::Members;
 pub struct Worker {
     core: Shared<PoolCore>,
     slot: &'static Slot,
-    /// It has been the searcher since it took a task.
+    /// It has searched or napped since it took a task: the parent has relied on it.
     searched: AtomicBool,
+    /// Tasks that it has taken since it slept last.
+    streak: AtomicU32,
 }
 
 /// A task that was taken; its head and, unless it is large, its body are in the bytes that came
@@ -65,6 +68,7 @@ impl Worker {
             core,
             slot,
             searched: AtomicBool::new(false),
+            streak: AtomicU32::new(0),
         })
     }
 
@@ -118,6 +122,8 @@ impl Worker {
                 claim,
             )?;
             if let Some(taken) = taken {
+                let streak = self.streak.load(Relaxed).wrapping_add(1);
+                self.streak.store(streak, Relaxed);
                 if self.searched.swap(false, Relaxed) && !self.core.tasks.is_empty() {
                     // The parent has relied on us for more than this task.
                     self.core.tasks_bell.ring(1);
@@ -144,15 +150,34 @@ impl Worker {
         let core = &*self.core;
         let ready = || !core.tasks.is_empty() || core.phase() != Phase::Open;
         let me = self.core.arena().me();
-        if core.searcher.begin(me) {
+        if core.search.begin(me) {
             self.searched.store(true, Relaxed);
             crash_point!("pool.searching");
             spin::until(ready);
             crash_point!("pool.found");
-            core.searcher.end(me);
+            core.search.end(me);
             crash_point!("pool.searched");
             if ready() {
                 return Ok(());
+            }
+        }
+        // A worker that is woken for each task has nothing to gain by a nap.
+        if self.streak.swap(0, Relaxed) > 1
+            && let Some(nap) = core.search.begin_nap()
+        {
+            self.searched.store(true, Relaxed);
+            crash_point!("pool.napping");
+            let woken = core.tasks_bell.sleep(ready, Some(Instant::now() + NAP));
+            let paid = core.search.end_nap(nap);
+            crash_point!("pool.napped");
+            match woken {
+                Err(error) if error.is_timeout() => {
+                    if paid || ready() {
+                        self.streak.store(2, Relaxed);
+                        return Ok(());
+                    }
+                }
+                other => return other,
             }
         }
         core.tasks_bell.sleep(ready, deadline)
