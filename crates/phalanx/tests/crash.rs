@@ -41,6 +41,7 @@ const MORE_ROUNDS: usize = 20;
 const IDS: usize = 4096;
 const PIPE: u32 = pipe::PipeCore::KIND;
 const SEGMENT: u32 = 2;
+const COOLING: u32 = 5;
 
 type Scenario = fn(&Run);
 /// The ids of the victim's messages begin here, below are the siblings'.
@@ -405,6 +406,10 @@ fn audited(run: &Run, scenario: impl FnOnce()) {
         allowed += held(&after, PIPE).saturating_sub(held(&before, PIPE));
         allowed += held(&after, SEGMENT).saturating_sub(held(&before, SEGMENT));
     }
+    run.check(
+        held(&after, COOLING) == 0,
+        "a block that was being given back is not put back",
+    );
     run.check(
         run.point.is_empty() || after.blocks() <= allowed,
         format_args!("blocks lost:\n{before:?}\n{after:?}"),

@@ -21,10 +21,6 @@ use crate::sync::owner::MemberId;
 
 /// Whoever allocates a block of this size looks for stale memory.
 const SWEEPING: u64 = 32 * 1024;
-/// So many seconds after it was freed a large block is stale.
-const STALE: u64 = 10;
-/// Bytes given back in one go: some milliseconds of work.
-const SWEEP: u64 = 32 * 1024 * 1024;
 
 /// The offset of a block that the caller may use: checked, or fresh from the allocator.
 pub(crate) type Offset = u64;
@@ -194,67 +190,8 @@ impl Arena {
         block.magic.store(CHUNK_MAGIC, Release);
     }
 
-    /// Gives the pages of all large free blocks back to the system.
-    pub fn trim(&self) {
-        self.cool(u64::MAX, u64::MAX);
-    }
-
-    /// Gives back what nobody has used for a while, `now` seconds after the clock's beginning: at
-    /// most once a second, and not much at a time.
-    ///
-    /// There is no thread that would do so in an idle program: who allocates does.
-    pub(super) fn sweep(&self, now: u64) {
-        let header = self.header();
-        let last = header.swept.load(Relaxed);
-        let claim = || {
-            header
-                .swept
-                .compare_exchange(last, now, Relaxed, Relaxed)
-                .is_ok()
-        };
-        if now > last && header.warm.load(Relaxed) > 0 && claim() {
-            self.cool(now.saturating_sub(STALE), SWEEP);
-        }
-    }
-
-    /// Gives the pages of large free blocks back that were freed by the second `until`, up to the
-    /// block with which they come to `most` bytes.
-    fn cool(&self, until: u64, most: u64) {
-        let mut cooled = 0;
-        for class in 0..layout::CLASSES {
-            let size = layout::class_size(class);
-            if size < LARGE {
-                continue;
-            }
-            let list = &self.header().classes[class];
-            if list.head.load(Relaxed) == 0 {
-                continue;
-            }
-            let _guard = list.lock.guard(self);
-            let mut at = list.head.load(Acquire);
-            for _ in 0..self.most_links() {
-                let Ok(block) = self.free_block(at, class) else {
-                    break;
-                };
-                if block.cold.load(Relaxed) == 0
-                    && block.freed.load(Relaxed) <= until
-                    && memory::discard(self.fd(), at + PAGE as u64, size - PAGE as u64)
-                {
-                    crash_point!("cool.unnoted");
-                    block.cold.store(1, Relaxed);
-                    saturating_sub(&self.header().warm, size);
-                    cooled += size;
-                    if cooled >= most {
-                        return;
-                    }
-                }
-                at = block.next.load(Relaxed);
-            }
-        }
-    }
-
     /// The block at `offset`, checked to belong on the free list of `class`.
-    fn free_block(&self, offset: Offset, class: usize) -> Result<&Block> {
+    pub(super) fn free_block(&self, offset: Offset, class: usize) -> Result<&Block> {
         let block = self.check(offset, kind::FREE)?;
         if block.class.load(Relaxed) as usize != class {
             return Err(Error::corrupt("a free list points outside its class"));
@@ -337,17 +274,24 @@ impl Arena {
         Ok(Handle::new(offset, generation))
     }
 
-    /// Frees the buffers that belonged to a dead member alone.
+    /// Frees the large blocks that belonged to a dead member alone: buffers, and those whose pages
+    /// it was giving back.
     pub(super) fn free_owned_by(&self, dead: MemberId) {
         for (offset, _) in self.chunks().filter(|&(_, size)| size >= LARGE) {
-            if let Ok(block) = self.block(offset)
-                && block.kind.load(Acquire) == kind::BUFFER
-                && block
-                    .owner
-                    .compare_exchange(dead.get(), 0, AcqRel, Relaxed)
-                    .is_ok()
-            {
+            let Ok(block) = self.block(offset) else {
+                continue;
+            };
+            let owned = |what| {
+                block.kind.load(Acquire) == what
+                    && block
+                        .owner
+                        .compare_exchange(dead.get(), 0, AcqRel, Relaxed)
+                        .is_ok()
+            };
+            if owned(kind::BUFFER) {
                 self.free(offset, kind::BUFFER);
+            } else if owned(kind::COOLING) {
+                self.warm_again(offset, block);
             }
         }
     }
@@ -381,6 +325,6 @@ fn too_far(offset: Offset) -> Error {
 }
 
 /// The books may be off by a block after a kill; they never go below zero.
-fn saturating_sub(count: &std::sync::atomic::AtomicU64, by: u64) {
+pub(super) fn saturating_sub(count: &std::sync::atomic::AtomicU64, by: u64) {
     let _ = count.fetch_update(Relaxed, Relaxed, |n| Some(n.saturating_sub(by)));
 }

@@ -8,7 +8,7 @@ use super::layout::{self, BLOCK_HEADER, HEAP, LARGE};
 use super::{Arena, alloc::Offset, kind};
 use crate::sync::owner::MemberId;
 
-/// What the blocks in use add up to.
+/// What the blocks in use add up to, and those whose pages somebody is giving back just now.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Usage {
     /// Blocks in use, by kind: how many and their bytes.

@@ -13,6 +13,8 @@ pub(crate) const BUFFER: u32 = 3;
 /// Further waiter slots of a condition, entries of a bounded semaphore and the like: the object
 /// that they belong to frees them.
 pub(crate) const PART: u32 = 4;
+/// A large free block that its owner has taken off the free list to give its pages back.
+pub(crate) const COOLING: u32 = 5;
 /// The first kind of a counted object; see [`crate::arena::Shareable`].
 pub(crate) const OBJECTS: u32 = 16;
 

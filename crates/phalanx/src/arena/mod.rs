@@ -6,7 +6,7 @@
 //! is checked. It has no name in any file system and vanishes with its last member.
 //!
 //! * [`layout`](self) what lies where, size classes
-//! * `alloc`: free lists and chunks; `audit`: walking the heap
+//! * `alloc`: free lists and chunks; `stale`: giving pages back; `audit`: walking the heap
 //! * `member`: who is in the family, who is alive, reaping
 //! * `join`: coming to a family from outside
 //! * `refs`: [`Shared`] objects, counted per member; `buffer`: memory of one process at a time
@@ -21,6 +21,7 @@ pub(crate) mod kind;
 mod layout;
 mod member;
 mod refs;
+mod stale;
 #[cfg(test)]
 mod tests;
 

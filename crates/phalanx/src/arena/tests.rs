@@ -1,7 +1,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Arena, Buffer, Handle, Shared, fork, kind};
+use super::{Arena, Buffer, Handle, Shared, fork, kind, layout};
 use crate::sync::owner::Members;
 use crate::testing::{Counter, in_child};
 
@@ -194,6 +194,48 @@ fn stale_memory_is_given_back() {
     arena.sweep(freed + 100);
     assert!(warm() >= len);
     arena.header().swept.store(0, Relaxed);
+}
+
+#[test]
+fn nobody_waits_for_a_block_that_is_given_back() {
+    let arena = Arena::get().unwrap();
+    let len = 11 << 20;
+    let block = arena.alloc(kind::PART, len).unwrap();
+    let class = layout::class_for(len).unwrap();
+    arena.free(block, kind::PART);
+    let before = arena.header().warm.load(Relaxed);
+    let taken = arena.take_warm(class, u64::MAX, u64::MAX);
+    assert_eq!(taken, [block]);
+    // As if the system were taking the pages now, and it took a while.
+    let others = in_child(|| {
+        let other = arena.alloc(kind::PART, len).unwrap();
+        assert_ne!(other, block);
+        arena.free(other, kind::PART);
+    });
+    others.wait();
+    let other = arena.alloc(kind::PART, len).unwrap();
+    arena.put_last(class, &taken);
+    assert_eq!(arena.alloc(kind::PART, len).unwrap(), block);
+    arena.free(block, kind::PART);
+    arena.free(other, kind::PART);
+    assert!(arena.header().warm.load(Relaxed) >= before);
+    arena.trim();
+    assert!(arena.take_warm(class, u64::MAX, u64::MAX).is_empty());
+}
+
+#[test]
+fn a_block_outlives_who_was_giving_it_back() {
+    let arena = Arena::get().unwrap();
+    let len = 13 << 20;
+    let block = arena.alloc(kind::PART, len).unwrap();
+    let class = layout::class_for(len).unwrap();
+    arena.free(block, kind::PART);
+    let warm = arena.header().warm.load(Relaxed);
+    in_child(|| assert_eq!(arena.take_warm(class, u64::MAX, u64::MAX), [block])).wait();
+    arena.reap_all();
+    assert_eq!(arena.header().warm.load(Relaxed), warm);
+    assert_eq!(arena.alloc(kind::PART, len).unwrap(), block);
+    arena.free(block, kind::PART);
 }
 
 #[test]
