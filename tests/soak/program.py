@@ -95,12 +95,13 @@ def play(method: str, seconds: float, pause: float, dice: random.Random, totals:
 
     queue, letters = context.Queue(dice.choice((0, 3, 50))), Messages(context)
     (here, there), parcels = context.Pipe(duplex=False), Messages(context)
-    lock = dice.choice((context.Lock, context.RLock))()
+    manager = context.Manager()
+    lock = getattr(dice.choice((context, manager)), dice.choice(("Lock", "RLock")))()
     permits = context.BoundedSemaphore(2)
     total, counts = context.RawArray("Q", 1), context.RawArray("Q", LIVES)
-    manager = context.Manager()
     values, written = manager.dict(), context.RawArray("Q", LIVES)
-    condition, event = context.Condition(), context.Event()
+    maker = dice.choice((context, manager))
+    condition, event = maker.Condition(), maker.Event()
 
     def some(n: int, name: str, target: Callable[..., None], *args: Any) -> list[Role]:
         lives = iter(range(LIVES))

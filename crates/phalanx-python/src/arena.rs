@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use phalanx::arena::{Arena, Handle, Shareable, Shared, fork};
-use phalanx::sync::MemberId;
+use phalanx::sync::{MemberId, Members};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -189,7 +189,7 @@ fn reserve_child(py: Python<'_>) -> PyResult<u32> {
     Ok(arena(py)?.reserve_child().map_err(to_py)?.get())
 }
 
-fn member(token: u32) -> PyResult<MemberId> {
+pub(crate) fn member(token: u32) -> PyResult<MemberId> {
     MemberId::new(token)
         .ok_or_else(|| PyValueError::new_err(format!("{token} is no member's token")))
 }
@@ -199,6 +199,26 @@ fn member(token: u32) -> PyResult<MemberId> {
 fn cancel_child(token: u32) -> PyResult<bool> {
     let id = member(token)?;
     Ok(Arena::current().is_some_and(|arena| arena.cancel(id)))
+}
+
+/// This process as a member of its family.
+#[pyfunction]
+fn me(py: Python<'_>) -> PyResult<u32> {
+    Ok(arena(py)?.me().get())
+}
+
+/// Makes a member for a client that is not of the family, for whom this process will act.
+#[pyfunction]
+fn add_surrogate(py: Python<'_>) -> PyResult<u32> {
+    Ok(arena(py)?.add_surrogate().map_err(to_py)?.get())
+}
+
+/// Ends a member that `add_surrogate` made; what it held comes back.
+#[pyfunction]
+fn remove_surrogate(py: Python<'_>, token: u32) -> PyResult<()> {
+    let (id, arena) = (member(token)?, arena(py)?);
+    py.detach(|| arena.remove_surrogate(id));
+    Ok(())
 }
 
 /// Makes this process the member `token` of the family whose arena is `fd`, which it takes over.
@@ -294,6 +314,9 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(family, module)?)?;
     module.add_function(wrap_pyfunction!(reserve_child, module)?)?;
     module.add_function(wrap_pyfunction!(cancel_child, module)?)?;
+    module.add_function(wrap_pyfunction!(me, module)?)?;
+    module.add_function(wrap_pyfunction!(add_surrogate, module)?)?;
+    module.add_function(wrap_pyfunction!(remove_surrogate, module)?)?;
     module.add_function(wrap_pyfunction!(adopt, module)?)?;
     module.add_function(wrap_pyfunction!(join_later, module)?)?;
     module.add_function(wrap_pyfunction!(drop_unclaimed, module)?)?;

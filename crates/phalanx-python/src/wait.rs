@@ -1,10 +1,12 @@
 //! The one doorway for blocking: the GIL is released, signals are served, deadlines are kept.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use phalanx::Error;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 /// Python's `timeout`: `None` waits for ever, a negative number does not wait.
 ///
@@ -46,6 +48,70 @@ pub(crate) fn after(seconds: Option<f64>) -> PyResult<Option<Instant>> {
     Ok(Some(
         Instant::now() + Duration::from_secs_f64(seconds.max(0.0)),
     ))
+}
+
+thread_local! {
+    static WATCH: Cell<Option<Py<PyAny>>> = const { Cell::new(None) };
+}
+
+/// Calls `function(*args)`, and `watch()` now and then while it waits: after 50 ms, then ever more
+/// seldom, at last once a second. An error that `watch` raises ends the wait.
+#[pyfunction]
+#[pyo3(signature = (watch, function, *args))]
+pub(crate) fn watched<'py>(
+    watch: Bound<'py, PyAny>,
+    function: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let before = WATCH.replace(Some(watch.unbind()));
+    let done = function.call1(args);
+    WATCH.set(before);
+    done
+}
+
+/// What is called between the slices of a wait, if anything.
+pub(crate) struct Watch {
+    call: Option<Py<PyAny>>,
+    slice: Duration,
+}
+
+impl Watch {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    /// That of this thread. Until the wait is over no other has it: a signal's handler may wait, too.
+    pub(crate) fn begin() -> Self {
+        Self {
+            call: WATCH.take(),
+            slice: Self::FIRST,
+        }
+    }
+
+    /// Until when to wait before the next look.
+    pub(crate) fn until(&mut self, deadline: Option<Instant>) -> Option<Instant> {
+        if self.call.is_none() {
+            return deadline;
+        }
+        let end = Instant::now() + self.slice;
+        self.slice = (self.slice * 2).min(Self::LONGEST);
+        Some(deadline.map_or(end, |deadline| deadline.min(end)))
+    }
+
+    /// After a wait until what [`until`](Self::until) has said.
+    pub(crate) fn look(&self, py: Python<'_>) -> PyResult<()> {
+        match &self.call {
+            Some(call) => call.call0(py).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            WATCH.set(Some(call));
+        }
+    }
 }
 
 /// Runs a wait of the core without the GIL, again and again as long as signals interrupt it and

@@ -548,6 +548,18 @@ def manager_queue(mp: Any) -> float:
         return _loop(operation, 500)
 
 
+@_workload("manager", "Manager().Lock(), acquire and release", "pairs/s", 5)
+def manager_lock(mp: Any) -> float:
+    with mp.Manager() as manager:
+        lock = manager.Lock()
+
+        def operation() -> None:
+            lock.acquire()
+            lock.release()
+
+        return _loop(operation, 500)
+
+
 # Locks and values
 
 

@@ -15,18 +15,24 @@ import select
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Protocol
+
+from .. import _phalanx
 
 __all__ = [
     "Client",
     "ClientGone",
     "Session",
     "Waiter",
+    "check_client",
     "current",
     "is_hung_up",
     "serve",
     "time_limit",
 ]
+
+_NO_KWDS: dict[str, Any] = {}
 
 _HANGUP = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
@@ -79,6 +85,28 @@ class Session:
         self.references: Counter[str] = Counter()
         self._held: Counter[Abandonable] = Counter()
         self._mutex = threading.Lock()
+        # The member of this family that holds locks for it, and the numbers of its threads.
+        self._member: int | None = None
+        self._threads: dict[str, int] = {}
+
+    def member(self) -> int | None:
+        """Return the member of this family that stands for the client process.
+
+        None for a client of the standard library: what it holds is the server's.
+        """
+        if self.name is None:
+            return None
+        with self._mutex:
+            if self._member is None:
+                self._member = _phalanx.add_surrogate()
+            return self._member
+
+    def number_of(self, thread: str) -> int:
+        """Return the number by which a thread of the client is known to locks."""
+        with self._mutex:
+            if thread not in self._threads:
+                self._threads[thread] = _phalanx.new_thread()
+            return self._threads[thread]
 
     def hold(self, what: Abandonable) -> None:
         with self._mutex:
@@ -101,6 +129,15 @@ class Session:
         for what in held:
             what._abandon(self)
 
+    def close(self, leave: Callable[[int], object]) -> None:
+        """The process is gone; if in good order, `leave` is called with its member first."""
+        member, self._member = self._member, None
+        if member is None:
+            return
+        if self.has_left:
+            leave(member)
+        _phalanx.remove_surrogate(member)
+
 
 class Client:
     """The thread of a client process that a server thread works for.
@@ -113,9 +150,11 @@ class Client:
     ) -> None:
         self.connection = connection
         self.session = session or Session()
-        # What owns a reentrant lock: the thread in the client. It may reach the server by another
-        # connection than before.
-        self.owner: Any = (self.session.name, thread) if self.session.name else self
+        # The number of what owns a reentrant lock: the thread in the client. It may reach the
+        # server by another connection than before.
+        self._thread = self.session.number_of(thread)
+        # Whether the client is of the server's family, and connected by a pipe.
+        self.is_member = False
         self._kept: list[Any] = []
         self._bell = -1
         self._poll: Any = None
@@ -133,6 +172,18 @@ class Client:
         """Keep nothing of what was sent any longer."""
         if self._kept:
             self._kept.clear()
+
+    def perform(self, obj: Any, method: str, args: Any, kwds: Any) -> Any:
+        """Call a method of a lock or the like in the name of the client."""
+        result = _phalanx.acting(
+            self.session.member(), self._thread, getattr(obj, method), args, kwds
+        )
+        if method in ("acquire", "wait") and result is True and self.is_gone():
+            _phalanx.acting(
+                self.session.member(), self._thread, obj._take_back, (method,), _NO_KWDS
+            )
+            raise ClientGone
+        return result
 
     def ring(self) -> None:
         """Wake the thread, now or when it next sleeps. Others call this."""
@@ -190,6 +241,12 @@ def current() -> Client:
     if client is None:
         client = _served.client = Client()
     return client
+
+
+def check_client() -> None:
+    """Raise `ClientGone` if the current thread works for nobody any more."""
+    if current().is_gone():
+        raise ClientGone
 
 
 def time_limit(timeout: float | None) -> float | None:

@@ -1,121 +1,129 @@
-"""Locks and their kin that live in a manager's server.
+"""Locks and their kin that a manager makes.
 
-They answer to the same calls as those of `threading`, and differ in two ways: they are handed over
-in the order in which they were asked for, and they come back when the process that holds them is
-gone (see `clients`).
+They answer to the same calls as those of `threading`, and lie in the arena. The server has one of
+each; a client of the same family gets another one for the same shared object with its first
+reference (see `Primitive`), and needs the server no more to acquire, notify or wait. For all other
+clients the server does it, in their names (`clients.Client.perform`).
+
+A lock comes back when the process that holds it is killed, and the next to acquire it is told so by
+an `AbandonedLockWarning`, unless the server acquires it for a client.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
 from collections.abc import Callable
-from threading import BrokenBarrierError
-from typing import Any
+from typing import Any, NoReturn
 
-from .clients import Client, Session, Waiter, current, time_limit
+from .. import _phalanx
+from .clients import ClientGone, check_client
 
-__all__ = ["Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore"]
-
-
-class Line:
-    """A line of waiters, under a mutex that is only held for moments."""
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._line: deque[Waiter] = deque()
-
-    def _wait(
-        self, waiter: Waiter, limit: float | None, refuse: Callable[[Waiter], object]
-    ) -> bool:
-        """Wait in the line; return whether it was worth it.
-
-        Should the client be gone when its turn has come, `refuse` is called under the mutex to give
-        back what it was given.
-        """
-        try:
-            if waiter.sleep(limit):
-                return True
-        except BaseException:
-            with self._mutex:
-                if waiter.granted:
-                    refuse(waiter)
-                else:
-                    self._line.remove(waiter)
-            raise
-        with self._mutex:
-            if not waiter.granted:
-                self._line.remove(waiter)
-            return waiter.granted
+__all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
+    "Event",
+    "Lock",
+    "Primitive",
+    "RLock",
+    "Semaphore",
+    "attach",
+]
 
 
-def _limit_of_acquire(blocking: bool, timeout: float | None) -> float | None:
-    if timeout is None or timeout == -1:
-        return None
-    if not blocking:
-        raise ValueError("can't specify a timeout for a non-blocking call")
-    if timeout < 0:
-        raise ValueError("timeout value must be a non-negative number")
-    return time_limit(timeout)
+class Primitive:
+    """Something to wait for, of which the server and its clients of the family have one each."""
+
+    # What a client does itself.
+    _methods: frozenset[str]
+    # The name of the class here, which is that of the native one, too.
+    _kind: str
+    _native: Any
+    # Called now and then in a wait; raises if it is in vain. The server's asks for its client.
+    _watch: Callable[[], object] = staticmethod(check_client)
+
+    def __init__(self, *args: Any) -> None:
+        self._native = getattr(_phalanx, self._kind)()
+        self._native._create(*args)
+
+    def _share(self) -> tuple[Any, ...] | None:
+        """What `attach` needs in another process of the family; None if only the server can."""
+        if type(self) is not globals()[self._kind]:
+            return None  # a subclass may do what it likes
+        return self._kind, *self._native._handle_for_pickle()
+
+    def _attach(self, family: int, handle: int, *rest: Any) -> None:
+        self._native = getattr(_phalanx, self._kind)()
+        self._native._attach(family, handle, *rest)
+
+    def _wait(self, function: Callable[..., Any], *args: Any) -> Any:
+        return _phalanx.watched(self._watch, function, *args)
+
+    def _inherit(self, member: int) -> None:
+        """Leave locked what a process holds that ends in good order."""
+
+    def _take_back(self, method: str) -> None:
+        """Undo what a method was good for: the client it was done for is gone."""
 
 
-class Permits(Line):
+def attach(shared: tuple[Any, ...], watch: Callable[[], object]) -> Any:
+    """Return an object of this process for what the server has shared."""
+    name, *state = shared
+    kind = globals()[name]
+    made = kind.__new__(kind)
+    made._watch = watch
+    made._attach(*state)
+    return made
+
+
+class Permits(Primitive):
     """What can be acquired and released."""
 
-    def _take(self, client: Client) -> bool:
-        """Give a permit to a client if there is one. Called under the mutex."""
-        raise NotImplementedError
-
-    def _give_back(self, client: Client) -> None:
-        """Take a permit back. Called under the mutex."""
-        raise NotImplementedError
-
-    def _serve(self) -> None:
-        """Hand out what there is to those who wait. Called under the mutex."""
-        while self._line and self._take(self._line[0].client):
-            self._line.popleft().wake()
-
-    def _refuse(self, waiter: Waiter) -> None:
-        self._give_back(waiter.client)
-        self._serve()
+    _methods = frozenset({"acquire", "locked", "release"})
+    # The error for a release too many.
+    _too_many: tuple[type[Exception], str]
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        limit = _limit_of_acquire(blocking, timeout)
-        client = current()
-        with self._mutex:
-            if (not self._line or self._is_mine(client)) and self._take(client):
+        if timeout is None or timeout == -1:
+            if self._native.acquire(False):
                 return True
-            if not blocking:
-                return False
-            waiter = Waiter(client)
-            self._line.append(waiter)
-        return self._wait(waiter, limit, self._refuse)
+            return bool(blocking) and bool(self._wait(self._native.acquire))
+        if not blocking:
+            raise ValueError("can't specify a timeout for a non-blocking call")
+        if timeout < 0:
+            raise ValueError("timeout value must be a non-negative number")
+        return bool(self._wait(self._native.acquire, True, timeout))
 
     def release(self) -> None:
-        with self._mutex:
-            self._give_back(current())
-            self._serve()
+        try:
+            self._native.release()
+        except (AssertionError, ValueError):
+            self._refuse(*self._too_many)
+
+    def _refuse(self, error: type[Exception], text: str) -> NoReturn:
+        # If it was lost in a wait that the end of the server has ended, that is the news.
+        self._watch()
+        raise error(text) from None
 
     def locked(self) -> bool:
         """Whether somebody would have to wait."""
-        raise NotImplementedError
+        locked: bool = self._native.locked()
+        return locked
 
-    def _is_mine(self, client: Client) -> bool:
-        return False
+    def _take_back(self, method: str) -> None:
+        self.release()
 
-    # What a Condition needs of its lock, called under no mutex.
+    # What a native Condition asks of a lock that is not native. It believes who says that somebody
+    # holds it, as that of `threading` does.
 
-    def _is_owned(self, client: Client) -> bool:
+    @property
+    def _semlock(self) -> Permits:
+        return self
+
+    def _is_mine(self) -> bool:
         return self.locked()
 
-    def _release_all(self) -> int:
-        self.release()
+    def _count(self) -> int:
         return 1
-
-    def _acquire_again(self, count: int) -> None:
-        for _ in range(count):
-            self.acquire()
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -127,259 +135,171 @@ class Permits(Line):
 class Lock(Permits):
     """A lock that any thread may release."""
 
+    _kind = "Lock"
+    _too_many = RuntimeError, "release unlocked lock"
+
     def __init__(self) -> None:
-        super().__init__()
-        self._holder: Client | None = None
+        super().__init__(False)
 
-    def _take(self, client: Client) -> bool:
-        if self._holder is not None:
-            return False
-        self._holder = client
-        client.session.hold(self)
-        return True
-
-    def _give_back(self, client: Client) -> None:
-        if self._holder is None:
-            raise RuntimeError("release unlocked lock")
-        holder, self._holder = self._holder, None
-        holder.session.let_go(self)
-
-    def _abandon(self, session: Session) -> None:
-        with self._mutex:
-            if self._holder is not None and self._holder.session is session:
-                self._give_back(self._holder)
-                self._serve()
-
-    def locked(self) -> bool:
-        return self._holder is not None
+    def _inherit(self, member: int) -> None:
+        self._native._inherit(member)
 
     def __repr__(self) -> str:
         state = "locked" if self.locked() else "unlocked"
         return f"<{state} manager {type(self).__name__} at {id(self):#x}>"
 
 
-class RLock(Lock):
+class RLock(Permits):
     """A lock that its owner may acquire again, and that only its owner may release."""
 
+    _kind = "RLock"
+    _too_many = RuntimeError, "cannot release un-acquired lock"
+
     def __init__(self) -> None:
-        super().__init__()
-        self._count = 0
+        super().__init__(False)
 
-    def _is_mine(self, client: Client) -> bool:
-        return self._holder is not None and self._holder.owner == client.owner
-
-    def _take(self, client: Client) -> bool:
-        if not self._is_mine(client) and not super()._take(client):
-            return False
-        self._count += 1
-        return True
-
-    def _give_back(self, client: Client) -> None:
-        if not self._is_mine(client):
-            raise RuntimeError("cannot release un-acquired lock")
-        self._count -= 1
-        if self._count == 0:
-            super()._give_back(client)
-
-    def _abandon(self, session: Session) -> None:
-        with self._mutex:
-            if self._holder is not None and self._holder.session is session:
-                self._count = 0
-                super()._give_back(self._holder)
-                self._serve()
-
-    def _is_owned(self, client: Client) -> bool:
-        return self._is_mine(client)
-
-    def _release_all(self) -> int:
-        count = self._count
-        for _ in range(count):
-            self.release()
-        return count
+    __repr__ = Lock.__repr__
 
 
 class Semaphore(Permits):
     """A counter that is never below zero. Nobody owns what it counts."""
 
+    _kind = "Semaphore"
+    _too_many = ValueError, "Semaphore released too many times"
+
     def __init__(self, value: int = 1) -> None:
         if value < 0:
             raise ValueError("semaphore initial value must be >= 0")
-        super().__init__()
-        self._value = value
-
-    def _take(self, client: Client) -> bool:
-        if self._value == 0:
-            return False
-        self._value -= 1
-        return True
-
-    def _give_back(self, client: Client) -> None:
-        self._value += 1
+        super().__init__(False, value)
 
     def release(self, n: int = 1) -> None:
         if n < 1:
             raise ValueError("n must be one or more")
-        with self._mutex:
-            self._check_release(n)
-            for _ in range(n):
-                self._give_back(current())
-            self._serve()
-
-    def _check_release(self, n: int) -> None:
-        pass
+        for _ in range(n):
+            super().release()
 
     def get_value(self) -> int:
-        return self._value
-
-    def locked(self) -> bool:
-        return self._value == 0
+        value: int = self._native.get_value()
+        return value
 
     def __repr__(self) -> str:
-        return f"<manager {type(self).__name__} at {id(self):#x}: value={self._value}>"
+        return f"<manager {type(self).__name__} at {id(self):#x}: value={self.get_value()}>"
 
 
 class BoundedSemaphore(Semaphore):
     """A semaphore that never rises above its first value; the dead's permits come back."""
 
-    def __init__(self, value: int = 1) -> None:
-        super().__init__(value)
-        self._initial_value = value
-        # Who holds the permits that are out, the latest last.
-        self._holders: list[Session] = []
+    _kind = "BoundedSemaphore"
 
-    def _take(self, client: Client) -> bool:
-        taken = super()._take(client)
-        if taken:
-            self._holders.append(client.session)
-            client.session.hold(self)
-        return taken
+    def release(self, n: int = 1) -> None:
+        if n > 1 and self.get_value() + n > self._native._maximum():
+            self._refuse(*self._too_many)
+        super().release(n)
 
-    def _give_back(self, client: Client) -> None:
-        super()._give_back(client)
-        # One process may release what another has acquired: then the earliest is meant.
-        mine = client.session in self._holders
-        holder = client.session if mine else self._holders[0]
-        self._holders.remove(holder)
-        holder.let_go(self)
-
-    def _check_release(self, n: int) -> None:
-        if self._value + n > self._initial_value:
-            raise ValueError("Semaphore released too many times")
-
-    def _abandon(self, session: Session) -> None:
-        with self._mutex:
-            while session in self._holders:
-                self._holders.remove(session)
-                session.let_go(self)
-                self._value += 1
-            self._serve()
+    def _inherit(self, member: int) -> None:
+        self._native._inherit(member)
 
 
-class Condition(Line):
+class Condition(Primitive):
     """A lock, and a line of those who have let go of it to wait for news."""
 
+    _kind = "Condition"
+    _methods = frozenset({"acquire", "locked", "notify", "notify_all", "release", "wait"})
+    _lock: Permits
+
     def __init__(self, lock: Any = None) -> None:
-        super().__init__()
-        self._lock: Permits = RLock() if lock is None else lock
-        if not isinstance(self._lock, Permits):
+        lock = RLock() if lock is None else lock
+        if not isinstance(lock, Permits):
             raise TypeError(
                 "a manager's Condition needs a lock or semaphore of the same manager, not"
                 f" {type(lock).__name__}"
             )
+        super().__init__(self._adopt_lock(lock))
 
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        return self._lock.acquire(blocking, timeout)
+    def _share(self) -> tuple[Any, ...] | None:
+        shared, lock = super()._share(), self._lock._share()
+        return (*shared, lock) if shared and lock else None
 
-    def release(self) -> None:
-        self._lock.release()
+    def _attach(self, family: int, handle: int, *rest: Any) -> None:
+        super()._attach(family, handle, self._adopt_lock(attach(rest[0], self._watch)))
+
+    def _adopt_lock(self, lock: Permits) -> Any:
+        self._lock = lock
+        self.acquire, self.release = lock.acquire, lock.release
+        return lock._native if isinstance(lock, RLock) else lock
 
     def locked(self) -> bool:
         return self._lock.locked()
 
     def wait(self, timeout: float | None = None) -> bool:
-        client = current()
-        if not self._lock._is_owned(client):
-            raise RuntimeError("cannot wait on un-acquired lock")
-        limit = time_limit(timeout)
-        waiter = Waiter(client)
-        with self._mutex:
-            self._line.append(waiter)
-        count = self._lock._release_all()
-        notified = self._wait(waiter, limit, self._pass_on)
-        self._lock._acquire_again(count)
+        try:
+            notified: bool = self._wait(self._native.wait, timeout)
+        except AssertionError:
+            self._lock._refuse(RuntimeError, "cannot wait on un-acquired lock")
+        except ClientGone:
+            if self._lock._native._is_mine():
+                self._lock.release()
+            raise
         return notified
 
-    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
-        limit = time_limit(timeout)
-        result = predicate()
-        while not result:
-            left = None if limit is None else limit - time.monotonic()
-            if left is not None and left <= 0:
-                break
-            self.wait(left)
-            result = predicate()
-        return result
-
     def notify(self, n: int = 1) -> None:
-        if not self._lock._is_owned(current()):
-            raise RuntimeError("cannot notify on un-acquired lock")
-        with self._mutex:
-            for _ in range(min(n, len(self._line))):
-                self._line.popleft().wake()
+        self._notify(self._native.notify, n)
 
     def notify_all(self) -> None:
-        self.notify(len(self._line))
+        self._notify(self._native.notify_all)
 
-    def _pass_on(self, waiter: Waiter) -> None:
-        """The notified client is gone: its notification is for the next."""
-        if self._line:
-            self._line.popleft().wake()
+    def _notify(self, function: Callable[..., None], *args: int) -> None:
+        try:
+            function(*args)
+        except AssertionError:
+            self._lock._refuse(RuntimeError, "cannot notify on un-acquired lock")
 
-    def __enter__(self) -> bool:
-        return self.acquire()
+    def _inherit(self, member: int) -> None:
+        self._lock._inherit(member)
 
-    def __exit__(self, *exc_info: object) -> None:
+    def _take_back(self, method: str) -> None:
+        if method == "wait":
+            self.notify()  # it was for somebody who goes on
         self.release()
 
+    def __enter__(self) -> bool:
+        return self._lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
+
     def __repr__(self) -> str:
-        return f"<manager Condition({self._lock!r}, {len(self._line)})>"
+        return f"<manager Condition({self._lock!r}, {self._native._waiters()})>"
 
 
-class Event(Line):
+class Event(Primitive):
     """A flag that can be waited for."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._flag = False
+    _kind = "Event"
+    _methods = frozenset({"clear", "is_set", "set", "wait"})
 
     def is_set(self) -> bool:
-        return self._flag
+        is_set: bool = self._native.is_set()
+        return is_set
 
     def set(self) -> None:
-        with self._mutex:
-            self._flag = True
-            while self._line:
-                self._line.popleft().wake()
+        self._native.set()
 
     def clear(self) -> None:
-        with self._mutex:
-            self._flag = False
+        self._native.clear()
 
     def wait(self, timeout: float | None = None) -> bool:
-        limit = time_limit(timeout)
-        with self._mutex:
-            if self._flag:
-                return True
-            waiter = Waiter(current())
-            self._line.append(waiter)
-        return self._wait(waiter, limit, lambda _waiter: None)
+        return self.is_set() or bool(self._wait(self._native.wait, timeout))
 
     def __repr__(self) -> str:
-        return f"<manager Event at {id(self):#x}: {'set' if self._flag else 'unset'}>"
+        return f"<manager Event at {id(self):#x}: {'set' if self.is_set() else 'unset'}>"
 
 
-class Barrier(Line):
+class Barrier(Primitive):
     """Lets its parties go on when all of them are there; breaks when one is gone."""
+
+    _kind = "Barrier"
+    _methods = frozenset({"abort", "reset", "wait"})
 
     def __init__(
         self,
@@ -389,68 +309,39 @@ class Barrier(Line):
     ) -> None:
         if parties < 1:
             raise ValueError("parties must be > 0")
-        super().__init__()
-        self._parties = parties
-        self._action = action
-        self._timeout = timeout
-        self._broken = False
+        super().__init__(parties, action, timeout)
+
+    def _share(self) -> tuple[Any, ...] | None:
+        shared = super()._share()
+        if shared is None or self._native._action is not None:
+            return None  # the server runs it, whoever comes last
+        return *shared, None, self._native._timeout
 
     @property
     def parties(self) -> int:
-        return self._parties
+        parties: int = self._native.parties
+        return parties
 
     @property
     def n_waiting(self) -> int:
-        with self._mutex:  # not while the line is being let go, one by one
-            return len(self._line)
+        waiting: int = self._native.n_waiting
+        return waiting
 
     @property
     def broken(self) -> bool:
-        return self._broken
+        broken: bool = self._native.broken
+        return broken
 
     def wait(self, timeout: float | None = None) -> int:
-        limit = time_limit(self._timeout if timeout is None else timeout)
-        with self._mutex:
-            if self._broken:
-                raise BrokenBarrierError
-            index = len(self._line)
-            if index + 1 == self._parties:
-                try:
-                    if self._action is not None:
-                        self._action()
-                except BaseException:
-                    self._break()
-                    raise
-                self._let_all_go(True)
-                return index
-            waiter = Waiter(current())
-            self._line.append(waiter)
         try:
-            passed = self._wait(waiter, limit, lambda _waiter: None)
-        except BaseException:
-            self.abort()  # the client is gone, and the round will never be whole
+            index: int = self._wait(self._native.wait, timeout)
+        except ClientGone:
+            self._native.abort()  # the round will never be whole
             raise
-        if not passed:
-            self.abort()
-        if not (passed and waiter.item):
-            raise BrokenBarrierError
         return index
 
     def reset(self) -> None:
-        with self._mutex:
-            self._let_all_go(False)
-            self._broken = False
+        self._native.reset()
 
     def abort(self) -> None:
-        with self._mutex:
-            self._break()
-
-    def _break(self) -> None:
-        self._broken = True
-        self._let_all_go(False)
-
-    def _let_all_go(self, whole: bool) -> None:
-        while self._line:
-            waiter = self._line.popleft()
-            waiter.item = whole
-            waiter.wake()
+        self._native.abort()

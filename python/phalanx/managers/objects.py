@@ -5,14 +5,45 @@ from __future__ import annotations
 import array
 import heapq
 import queue
+import threading
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .clients import Client, Session, Waiter, current, time_limit
-from .locks import Line
 
 __all__ = ["Array", "ManagedCounter", "Namespace", "Queue", "Value", "unget"]
+
+
+class Line:
+    """A line of waiters, under a mutex that is only held for moments."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._line: deque[Waiter] = deque()
+
+    def _wait(
+        self, waiter: Waiter, limit: float | None, refuse: Callable[[Waiter], object]
+    ) -> bool:
+        """Wait in the line; return whether it was worth it.
+
+        Should the client be gone when its turn has come, `refuse` is called under the mutex to give
+        back what it was given.
+        """
+        try:
+            if waiter.sleep(limit):
+                return True
+        except BaseException:
+            with self._mutex:
+                if waiter.granted:
+                    refuse(waiter)
+                else:
+                    self._line.remove(waiter)
+            raise
+        with self._mutex:
+            if not waiter.granted:
+                self._line.remove(waiter)
+            return waiter.granted
 
 
 class Queue(queue.Queue):  # type: ignore[type-arg]
@@ -109,15 +140,14 @@ class Queue(queue.Queue):  # type: ignore[type-arg]
 
     def _admit(self, item: Any) -> None:
         self.unfinished_tasks += 1
-        if self._getters._line:
-            self._serve(item)
-        else:
+        if not self._serve(item):
             self._put(item)
 
     def _let_in(self) -> None:
         while self._putters._line and not self._is_full():
             waiter = self._putters._line.popleft()
-            self._admit(waiter.item)
+            if not waiter.client.is_gone():
+                self._admit(waiter.item)
             waiter.wake()
 
     def _let_joiners_go(self) -> None:
@@ -128,16 +158,22 @@ class Queue(queue.Queue):  # type: ignore[type-arg]
         """Take back an item that could not be delivered: it is for the next who asks."""
         if item is _shut_down:
             return
-        if self._getters._line:
-            self._serve(item)
-        else:
+        if not self._serve(item):
             self.queue.appendleft(item)
 
-    def _serve(self, item: Any) -> None:
-        waiter = self._getters._line.popleft()
-        waiter.item = item
-        self._hand_out(waiter.client)
-        waiter.wake()
+    def _serve(self, item: Any) -> bool:
+        """Give an item to the first in line who is still there, if anybody is."""
+        while self._getters._line:
+            waiter = self._getters._line.popleft()
+            if waiter.client.is_gone():
+                waiter.item = _shut_down
+                waiter.wake()
+                continue
+            waiter.item = item
+            self._hand_out(waiter.client)
+            waiter.wake()
+            return True
+        return False
 
     def _refuse(self, waiter: Waiter) -> None:
         if waiter.item is not _shut_down:

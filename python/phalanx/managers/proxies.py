@@ -12,8 +12,9 @@ from typing import Any
 from .. import process, util
 from ..context import get_spawning_popen
 from .clients import current, is_hung_up
+from .locks import attach
 from .protocol import Token, convert_to_error, dispatch, listener_client
-from .sessions import Kind, gone, retire_session, revive_session, session_of
+from .sessions import Kind, Watch, gone, retire_session, revive_session, session_of
 
 __all__ = [
     "AutoProxy",
@@ -73,6 +74,8 @@ class BaseProxy:
     _authkey: bytes
     # The process for which the server has counted a reference for this proxy.
     _referring_pid: int | None = None
+    # An object of this process for the same thing in the arena: what it can do needs no server.
+    _direct: Any = None
 
     def __init__(
         self,
@@ -127,6 +130,9 @@ class BaseProxy:
 
     def _callmethod(self, methodname: str, args: Any = (), kwds: Any = {}) -> Any:  # noqa: B006
         """Call a method of the object, and return a copy of its result (or a proxy for it)."""
+        direct = self._direct
+        if direct is not None and methodname in direct._methods:
+            return getattr(direct, methodname)(*args, **kwds)
         tls = self._tls
         try:
             conn = tls.connection
@@ -195,8 +201,10 @@ class BaseProxy:
         revive_session(self._token.address)
         if self._referring_pid != os.getpid():
             session = session_of(self._token.address, self._serializer, self._authkey)
-            session.call("incref", self._id)
+            shared = session.call("incref", self._id)
             self._referring_pid = os.getpid()
+            if isinstance(shared, tuple):
+                self._direct = attach(shared, Watch(session, self._token))
         self._idset.add(self._id)
         state = self._manager and self._manager._state
         self._close = util.Finalize(
@@ -228,6 +236,7 @@ class BaseProxy:
 
     def _after_fork(self) -> None:
         self._manager = None
+        self._direct = None
         # A child of the server is a client like any other.
         self._owned_by_manager = False
         try:

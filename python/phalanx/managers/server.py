@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import _phalanx, connection, process, reduction, util
 from .clients import Client, ClientGone, Session, current, serve
+from .locks import Primitive
 from .objects import unget
 from .protocol import ANSWERS_ITSELF, Token, listener_client, public_methods
 
@@ -176,12 +177,16 @@ class Server:
             session = self._join_session(identity["session"])
         threading.current_thread().name = name
         client: Client | None = None
+        is_member = False
         try:
             if identity is None:
                 c.send(("#RETURN", None))
             else:
+                socket = c
                 c = self._answer_member(c, identity["family"])
+                is_member = c is not socket
             client = Client(c, session, thread)
+            client.is_member = is_member
             serve(client)
             self.serve_client(c)
         finally:
@@ -252,7 +257,10 @@ class Server:
         except Exception:
             return ("#TRACEBACK", format_exc()), None, None
         try:
-            result = function(*args, **kwds)
+            if isinstance(obj, Primitive):
+                result = current().perform(obj, methodname, args, kwds)
+            else:
+                result = function(*args, **kwds)
         except Exception as error:
             return ("#ERROR", error), None, None
         typeid = result_types and result_types.get(methodname)
@@ -360,14 +368,19 @@ class Server:
                 " lives as long as a proxy that refers to it"
             ) from None
 
-    def incref(self, c: Any, ident: str) -> None:
-        """Count one more proxy that refers to an object."""
+    def incref(self, c: Any, ident: str) -> tuple[Any, ...] | None:
+        """Count one more proxy that refers to an object.
+
+        What a client of this family can do with the object itself, without requests, it is told.
+        """
         with self.mutex:
-            self._find(ident)
+            obj, exposed, _result_types = self._find(ident)
             self.id_to_refcount[ident] = self.id_to_refcount.get(ident, 0) + 1
             session = self._session_of(c)
             if session is not None:
                 session.references[ident] += 1
+        direct = isinstance(obj, Primitive) and current().is_member and obj._methods <= exposed
+        return obj._share() if direct else None
 
     def decref(self, c: Any, ident: str) -> None:
         """Count one proxy less; the last one takes the object with it."""
@@ -432,11 +445,24 @@ class Server:
             session.has_left = False
             return session
 
-    def leave(self, c: Any) -> None:
-        """A process has no more business here: what it holds is left as it is."""
+    def leave(self, c: Any, member: int | None = None) -> None:
+        """A process has no more business here: what it holds is left as it is.
+
+        If it is of this family, it says which member it is.
+        """
         session = self._session_of(c)
         if session is not None:
             session.has_left = True
+            if member is not None:
+                self._inherit(member)
+
+    def _inherit(self, member: int) -> None:
+        """Take over the locks that a process leaves locked, so that nobody takes it for killed."""
+        with self.mutex:
+            entries = list(self.id_to_obj.values())
+        for obj, _exposed, _result_types in entries:
+            if isinstance(obj, Primitive):
+                obj._inherit(member)
 
     def _leave_session(self, session: Session) -> None:
         """One connection of a process less; with the last one, what it held comes back."""
@@ -449,6 +475,7 @@ class Server:
             del self._sessions[session.name]
         if not session.has_left:
             session.abandon()
+        session.close(self._inherit)
         for ident, count in session.references.items():
             if count:
                 self._drop(ident, count)

@@ -15,11 +15,13 @@ from collections import deque
 from typing import Any
 
 from .. import _phalanx, connection, process, reduction, util
-from .protocol import ANSWERS_ITSELF, Token, dispatch, listener_client
+from .clients import is_hung_up
+from .protocol import ANSWERS_ITSELF, RemoteError, Token, dispatch, listener_client
 
 __all__ = [
     "Kind",
     "Session",
+    "Watch",
     "forget_session",
     "gone",
     "retire_session",
@@ -178,6 +180,16 @@ class Session:
         if control is not None:
             control[0].close()
 
+    def connection(self) -> Any:
+        """The connection for questions to the server itself; None if there is none."""
+        control = self._control
+        return None if control is None else control[0]
+
+    def _place(self) -> tuple[int, ...]:
+        """Who leaves, for a server that is of the same family."""
+        is_pipe = self._control is not None and self._control[1] is Kind.PIPE
+        return (_phalanx.me(),) if is_pipe else ()
+
     def is_connected(self) -> bool:
         """Whether there is a connection, as far as is known."""
         return self._control is not None
@@ -191,7 +203,7 @@ class Session:
             try:
                 self._catch_up()
                 if self._control is not None and self._control[1] is not Kind.STRANGER:
-                    dispatch(self._control[0], None, "leave")
+                    dispatch(self._control[0], None, "leave", self._place())
             except Exception as error:
                 util.debug("... leave failed: %s", error)
             finally:
@@ -266,3 +278,27 @@ def _hang_up_all() -> None:
 def forget_session(address: Any) -> None:
     """Take leave of a server for good."""
     _hang_up(address)
+
+
+class Watch:
+    """Called now and then while this process waits for an object without asking the server: raises
+    when the server is gone, or has no such object any more."""
+
+    def __init__(self, session: Session, token: Token) -> None:
+        self._session = session
+        self._token = token
+        self._known = session.connection()
+
+    def __call__(self) -> None:
+        conn = self._session.connection()
+        try:
+            if conn is not None and conn is self._known and not is_hung_up(conn):
+                return
+        except (OSError, ValueError):
+            pass  # another thread has closed it this moment
+        # Another server may have been started at the same address: it does not know the object.
+        try:
+            self._session.call("get_methods", self._token)
+        except RemoteError:
+            raise gone(EOFError(), self._token, "wait") from None
+        self._known = self._session.connection()

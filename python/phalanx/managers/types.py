@@ -165,17 +165,22 @@ class BarrierProxy(BaseProxy):
     def reset(self) -> Any:
         return self._callmethod("reset")
 
+    def _get(self, name: str) -> Any:
+        if self._direct is not None:
+            return getattr(self._direct, name)
+        return self._callmethod("__getattribute__", (name,))
+
     @property
     def parties(self) -> Any:
-        return self._callmethod("__getattribute__", ("parties",))
+        return self._get("parties")
 
     @property
     def n_waiting(self) -> Any:
-        return self._callmethod("__getattribute__", ("n_waiting",))
+        return self._get("n_waiting")
 
     @property
     def broken(self) -> Any:
-        return self._callmethod("__getattribute__", ("broken",))
+        return self._get("broken")
 
 
 # Values ---------------------------------------------------------------------------------------

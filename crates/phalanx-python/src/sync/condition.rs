@@ -86,7 +86,7 @@ impl Condition {
             PyMemoryError::new_err("there is no room in the arena for another waiter")
         })?;
         let depth = lock.release_all(py)?;
-        let waited = waiting(py, || waiter.wait(deadline));
+        let waited = waiting(py, deadline, |until| waiter.wait(until));
         let notified = waiter.leave();
         let acquired = lock.acquire_all(py, depth);
         if let Err(error) = waited {

@@ -196,11 +196,11 @@ impl Guarding {
             let acquired = match self {
                 Self::Lock(lock) => {
                     let lock = lock.get().object.get()?;
-                    waiting(py, || lock.acquire(home(lock), None))
+                    waiting(py, None, |until| lock.acquire(home(lock), until))
                 }
                 Self::RLock(lock) => {
                     let lock = lock.get().object.get()?;
-                    waiting(py, || lock.acquire_all(home(lock), depth, None))
+                    waiting(py, None, |until| lock.acquire_all(home(lock), depth, until))
                 }
                 Self::Other(lock) => (0..depth)
                     .try_for_each(|_| lock.call_method0(py, "acquire").map(drop))

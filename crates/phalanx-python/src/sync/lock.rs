@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 use super::holding::{Holding, holding_methods};
 use super::{AbandonedLockWarning, Args, Kwargs, Object, Patience, home, waiting};
+use crate::arena::member;
 
 /// A lock that anybody may release: the base of `phalanx.synchronize.Lock`.
 #[pyclass(frozen, subclass, module = "phalanx._phalanx")]
@@ -21,6 +22,9 @@ pub(crate) struct RLock {
 
 /// Says that a lock was abandoned.
 pub(super) fn warn(py: Python<'_>, name: &str) -> PyResult<()> {
+    if super::ACTING.get() {
+        return Ok(());
+    }
     let text = format!(
         "this {name} was abandoned: the process that held it has died, and what the lock protects \
          may be half changed"
@@ -65,7 +69,9 @@ impl Holding for Lock {
         let lock = self.object.get()?;
         let acquired = match patience {
             Patience::None => lock.try_acquire(home(lock)),
-            Patience::Until(deadline) => waiting(py, || lock.acquire(home(lock), deadline))?,
+            Patience::Until(deadline) => {
+                waiting(py, deadline, |until| lock.acquire(home(lock), until))?
+            }
         };
         report(self, py, "Lock", acquired)
     }
@@ -110,6 +116,13 @@ holding_methods! {
         Ok(lock.is_mine(home(lock)))
     }
 
+    /// If the member `owner` holds it, this process does from now on.
+    fn _inherit(&self, owner: u32) -> PyResult<()> {
+        let lock = self.object.get()?;
+        lock.inherit(member(owner)?, home(lock));
+        Ok(())
+    }
+
     /// How often this process holds it.
     fn _count(&self) -> PyResult<u32> {
         let lock = self.object.get()?;
@@ -129,7 +142,9 @@ impl Holding for RLock {
         let lock = self.object.get()?;
         let acquired = match patience {
             Patience::None => lock.try_acquire(home(lock)),
-            Patience::Until(deadline) => waiting(py, || lock.acquire(home(lock), deadline))?,
+            Patience::Until(deadline) => {
+                waiting(py, deadline, |until| lock.acquire(home(lock), until))?
+            }
         };
         report(self, py, "RLock", acquired)
     }

@@ -2,8 +2,8 @@
 
 use std::sync::OnceLock;
 
+use phalanx::sync;
 use phalanx::sync::barrier::{Arrival, Failure};
-use phalanx::sync::{self, Stop};
 use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
@@ -65,7 +65,7 @@ impl Event {
         }
         let deadline = crate::wait::deadline(timeout)?;
         let moment = event.now();
-        Ok(waiting(py, || event.wait_since(moment, deadline))?.is_some())
+        Ok(waiting(py, deadline, |until| event.wait_since(moment, until))?.is_some())
     }
 }
 
@@ -161,19 +161,14 @@ impl Barrier {
         let home = home(barrier);
         let timeout = timeout.or_else(|| self.timeout.get().map(|timeout| timeout.bind(py)));
         let deadline = crate::wait::deadline(timeout)?;
-        let stop = |failure| match failure {
-            Failure::Stopped(stop) => (stop, None),
-            other => (Stop::TimedOut, Some(other)),
-        };
         let with_action = self.action.get().is_some();
         // Arriving and waiting are one wait without the GIL unless a signal comes.
         let mut waiter = None;
         let mut turn = None;
-        let mut failure = None;
-        let outcome = waiting(py, || {
+        let outcome = waiting(py, deadline, |until| {
             let mut attempt = || {
                 if waiter.is_none() {
-                    match barrier.arrive(with_action, home, deadline)? {
+                    match barrier.arrive(with_action, home, until)? {
                         Arrival::Last(index, with) => {
                             turn = with;
                             return Ok(index);
@@ -182,26 +177,27 @@ impl Barrier {
                     }
                 }
                 match &waiter {
-                    Some(waiter) => waiter.wait(home, deadline),
+                    Some(waiter) if until == deadline => waiter.wait(home, until),
+                    Some(waiter) => waiter.wait_a_while(home, until),
                     None => Err(Failure::Broken),
                 }
             };
-            attempt().map_err(|error| {
-                let (stop, other) = stop(error);
-                failure = other;
-                stop
-            })
+            match attempt() {
+                Err(Failure::Stopped(stop)) => Err(stop),
+                other => Ok(other),
+            }
         });
         if let Some(waiter) = waiter {
             py.detach(|| waiter.leave(home));
         }
-        let Some(index) = outcome? else {
-            return Err(match failure {
-                Some(Failure::NoRoom) => PyMemoryError::new_err(
+        let index = match outcome? {
+            Some(Ok(index)) => index,
+            Some(Err(Failure::NoRoom)) => {
+                return Err(PyMemoryError::new_err(
                     "there is no room in the arena for another waiter of this Barrier",
-                ),
-                _ => broken(py),
-            });
+                ));
+            }
+            _ => return Err(broken(py)),
         };
         if let (Some(turn), Some(action)) = (turn, self.action.get()) {
             if let Err(error) = action.call0(py) {

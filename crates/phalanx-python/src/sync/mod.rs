@@ -13,13 +13,14 @@ mod meeting;
 mod quick;
 mod semaphore;
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use phalanx::arena::{Arena, Shareable, Shared};
-use phalanx::sync::{SEM_VALUE_MAX, Stop};
+use phalanx::arena::{Arena, Shareable, Shared, act_for};
+use phalanx::sync::{self, SEM_VALUE_MAX, Stop};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning};
 use pyo3::prelude::*;
@@ -27,6 +28,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::arena::{HandleForPickle, arena, attach, handle_for_pickle};
 use crate::error::to_py;
+use crate::wait::Watch;
 
 pub(crate) use guarding::Guarding;
 pub(crate) use lock::{Lock, RLock};
@@ -107,19 +109,56 @@ impl<T: Shareable> Object<T> {
 type Args<'a, 'py> = &'a Bound<'py, PyTuple>;
 type Kwargs<'a, 'py> = &'a Bound<'py, PyDict>;
 
-/// Runs a wait without the GIL, again after each signal whose handler raises nothing. `None`: the
-/// deadline passed.
+/// Runs a wait until `deadline` without the GIL, again after each signal whose handler raises
+/// nothing, and after each look of its watch. `None`: the deadline passed.
 fn waiting<T: Send>(
     py: Python<'_>,
-    mut wait: impl FnMut() -> Result<T, Stop> + Send,
+    deadline: Option<Instant>,
+    mut wait: impl FnMut(Option<Instant>) -> Result<T, Stop> + Send,
 ) -> PyResult<Option<T>> {
+    let mut watch = Watch::begin();
     loop {
-        match py.detach(&mut wait) {
+        let until = watch.until(deadline);
+        match py.detach(|| wait(until)) {
             Ok(done) => return Ok(Some(done)),
-            Err(Stop::TimedOut) => return Ok(None),
+            Err(Stop::TimedOut) if until == deadline => return Ok(None),
+            Err(Stop::TimedOut) => watch.look(py)?,
             Err(Stop::Interrupted) => py.check_signals()?,
         }
     }
+}
+
+thread_local! {
+    /// Whether this thread is in `acting`: nobody here is interested in its warnings.
+    static ACTING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `function(*args, **kwargs)`, which claims locks and the like as the thread `thread` of
+/// another member, see `phalanx::arena::act_for`; without a member, of this process.
+#[pyfunction]
+#[pyo3(signature = (member, thread, function, args, kwargs))]
+fn acting<'py>(
+    member: Option<u32>,
+    thread: u32,
+    function: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: &Bound<'py, PyDict>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let member = member.map(crate::arena::member).transpose()?;
+    act_for(member);
+    let own = sync::act_as_thread(thread);
+    ACTING.set(true);
+    let done = function.call(args, Some(kwargs));
+    ACTING.set(false);
+    sync::act_as_thread(own);
+    act_for(None);
+    done
+}
+
+/// A number for a thread of another process, for `acting`.
+#[pyfunction]
+fn new_thread() -> u32 {
+    sync::new_thread()
 }
 
 /// `acquire(block, timeout)`'s arguments: `None` not to wait at all, else until when.
@@ -158,6 +197,9 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<condition::Condition>()?;
     module.add_class::<meeting::Event>()?;
     module.add_class::<meeting::Barrier>()?;
+    module.add_function(wrap_pyfunction!(crate::wait::watched, module)?)?;
+    module.add_function(wrap_pyfunction!(acting, module)?)?;
+    module.add_function(wrap_pyfunction!(new_thread, module)?)?;
     #[cfg(not(feature = "abi3"))]
     quick::register(py)?;
     Ok(())

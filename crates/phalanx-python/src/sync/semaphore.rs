@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 use super::holding::{Holding, holding_methods};
 use super::{Args, Kwargs, Object, Patience, home, waiting};
+use crate::arena::member;
 
 /// A counter of permits: the base of `phalanx.synchronize.Semaphore`.
 #[pyclass(frozen, subclass, module = "phalanx._phalanx")]
@@ -49,7 +50,9 @@ impl Holding for Semaphore {
         let semaphore = self.object.get()?;
         match patience {
             Patience::None => Ok(semaphore.try_acquire()),
-            Patience::Until(deadline) => Ok(waiting(py, || semaphore.acquire(deadline))?.is_some()),
+            Patience::Until(deadline) => {
+                Ok(waiting(py, deadline, |until| semaphore.acquire(until))?.is_some())
+            }
         }
     }
 
@@ -107,7 +110,7 @@ impl Holding for BoundedSemaphore {
         match patience {
             Patience::None => Ok(py.detach(|| semaphore.try_acquire(home))),
             Patience::Until(deadline) => {
-                Ok(waiting(py, || semaphore.acquire(home, deadline))?.is_some())
+                Ok(waiting(py, deadline, |until| semaphore.acquire(home, until))?.is_some())
             }
         }
     }
@@ -153,6 +156,13 @@ holding_methods! {
     /// The number of permits left.
     fn get_value(&self) -> PyResult<u32> {
         self.value()
+    }
+
+    /// The permits that the member `owner` holds are this process's from now on.
+    fn _inherit(&self, py: Python<'_>, owner: u32) -> PyResult<()> {
+        let (from, semaphore) = (member(owner)?, self.object.get()?);
+        py.detach(|| semaphore.inherit(from, home(semaphore)));
+        Ok(())
     }
 
     fn _maximum(&self) -> PyResult<u32> {

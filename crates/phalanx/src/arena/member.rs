@@ -146,14 +146,7 @@ impl Arena {
 
     /// Makes the calling process the member `id`, whose slot was reserved for it.
     pub(super) fn enter(&self, id: MemberId) -> Result<()> {
-        let slot = self.slot_of(id);
-        let state = slot.load();
-        slot.pid.store(std::process::id(), Relaxed);
-        slot.seen.store(life::ticks(), Relaxed);
-        if state.round == round_of(id)
-            && state.phase == Phase::Reserved
-            && slot.change(state, state.with(Phase::Live))
-        {
+        if self.occupy(id) {
             self.set_me(id);
             Ok(())
         } else {
@@ -162,6 +155,18 @@ impl Arena {
                 "this process came too late: its place in the family has been given up",
             ))
         }
+    }
+
+    /// Says that it is the calling process which lives in the reserved slot of `id`; false if it is
+    /// not reserved any more.
+    pub(super) fn occupy(&self, id: MemberId) -> bool {
+        let slot = self.slot_of(id);
+        let state = slot.load();
+        slot.pid.store(std::process::id(), Relaxed);
+        slot.seen.store(life::ticks(), Relaxed);
+        state.round == round_of(id)
+            && state.phase == Phase::Reserved
+            && slot.change(state, state.with(Phase::Live))
     }
 
     /// Whether the process behind `id` lives. A zombie is dead. Costs some system calls.
@@ -196,12 +201,14 @@ impl Arena {
     ///
     /// Never blocks for long: the work grows with the references the process held.
     pub fn reap_pid(&self, pid: u32) -> bool {
-        (0..MEMBERS).any(|index| {
+        let reaped = (0..MEMBERS).filter(|&index| {
             let slot = &self.slots()[index];
             slot.pid.load(Relaxed) == pid
                 && slot.load().phase == Phase::Live
                 && self.reap_slot(index)
-        })
+        });
+        // All of them: it may have had surrogates.
+        reaped.count() > 0
     }
 
     /// Gives up the slot of a child that never came to life, or that is dead.
@@ -218,7 +225,7 @@ impl Arena {
         self.reap_slot(index_of(id))
     }
 
-    /// Gives up the place `before` of this process, which has another one now and has moved there.
+    /// Gives up the place `before` of this process, which has another one.
     pub(super) fn leave(&self, before: MemberId) {
         let slot = self.slot_of(before);
         let state = slot.load();

@@ -8,7 +8,7 @@
 //! * [`layout`](self) what lies where, size classes
 //! * `alloc`: free lists and chunks; `stale`: giving pages back; `audit`: walking the heap
 //! * `member`: who is in the family, who is alive, reaping
-//! * `join`: coming to a family from outside
+//! * `join`: coming to a family from outside; `surrogate`: acting for somebody who does not
 //! * `refs`: [`Shared`] objects, counted per member; `buffer`: memory of one process at a time
 //! * [`fork`]: what has to happen around a fork
 
@@ -22,6 +22,7 @@ mod layout;
 mod member;
 mod refs;
 mod stale;
+mod surrogate;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +37,7 @@ pub use buffer::{Buffer, MIN_BUFFER};
 pub use join::join_later;
 pub use kind::Shareable;
 pub use refs::Shared;
+pub use surrogate::act_for;
 
 pub(crate) use alloc::Offset;
 
@@ -307,6 +309,11 @@ impl Members for Arena {
             Some(id) => id,
             None => lost(),
         }
+    }
+
+    #[inline]
+    fn claimant(&self) -> MemberId {
+        surrogate::acting_for().unwrap_or_else(|| self.me())
     }
 
     fn is_alive(&self, member: MemberId) -> bool {

@@ -139,7 +139,7 @@ impl Barrier {
             let index = self.count.load(Relaxed);
             if index + 1 >= self.parties() {
                 if with_action {
-                    self.runner.store(home.me().get(), Relaxed);
+                    self.runner.store(home.claimant().get(), Relaxed);
                     self.word.store(word + ACTION, Relaxed);
                     let turn = Turn {
                         barrier: self,
@@ -298,6 +298,27 @@ impl Waiter<'_> {
         home: &(impl Members + Space),
         deadline: Option<Instant>,
     ) -> Result<u32, Failure> {
+        self.wait_on(true, home, deadline)
+    }
+
+    /// As [`wait`](Self::wait), but running out of time breaks nothing: it may be called again.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn wait_a_while(
+        &self,
+        home: &(impl Members + Space),
+        until: Option<Instant>,
+    ) -> Result<u32, Failure> {
+        self.wait_on(false, home, until)
+    }
+
+    fn wait_on(
+        &self,
+        breaks: bool,
+        home: &(impl Members + Space),
+        deadline: Option<Instant>,
+    ) -> Result<u32, Failure> {
         let barrier = self.barrier;
         let mut outcome = None;
         if spin::until(|| {
@@ -323,6 +344,10 @@ impl Waiter<'_> {
                 Wait::TimedOut => {
                     barrier.look(home);
                     if passed(deadline) {
+                        if !breaks {
+                            let ended = self.outcome();
+                            return ended.unwrap_or(Err(Failure::Stopped(Stop::TimedOut)));
+                        }
                         let guard = barrier.guard(home);
                         if self.outcome().is_none() {
                             barrier.end_round(BROKE, BROKEN, home, guard);

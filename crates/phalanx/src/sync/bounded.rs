@@ -20,7 +20,9 @@ use std::time::Instant;
 use super::holdings::Holdings;
 use super::raw::Guard;
 use super::slots::Space;
-use super::{LastLook, Members, NotHeld, RawLock, SEM_VALUE_MAX, Stop, passed, slice_end};
+use super::{
+    LastLook, MemberId, Members, NotHeld, RawLock, SEM_VALUE_MAX, Stop, passed, slice_end,
+};
 use crate::fault::crash_point;
 use crate::os::atomic::AtomicU32;
 use crate::os::atomic::Ordering::Relaxed;
@@ -167,6 +169,12 @@ impl BoundedSemaphore {
         crash_point!("bounded.entered");
         self.word.store(left | (word & WAITERS) | flag, Relaxed);
         Some(left)
+    }
+
+    /// The permits that `from` holds are this process's from now on: it ends, and leaves them taken.
+    pub fn inherit(&self, from: MemberId, home: &(impl Members + Space)) {
+        let _guard = self.guard(home);
+        self.taken.inherit(from, home);
     }
 
     /// Takes back what the dead hold; says whether that was anything.

@@ -4,8 +4,8 @@
 //! nobody misses. Changes are of one word each; who adds and who removes, and whoever looks at more
 //! than one entry, is kept apart from others of its kind by a lock of the user's.
 
-use super::Members;
 use super::slots::{Slot, Slots, Space};
+use super::{MemberId, Members};
 use crate::fault::crash_point;
 use crate::os::atomic::AtomicU32;
 use crate::os::atomic::Ordering::Relaxed;
@@ -34,7 +34,7 @@ impl Holdings {
     /// none. Under the lock of those who remove.
     #[inline]
     pub(crate) fn remove(&self, home: &(impl Members + Space)) {
-        let me = home.me();
+        let me = home.claimant();
         let holds = |slot: &&Slot| slot.number.load(Relaxed) > 0;
         let mine = |slot: &&Slot| slot.owner() == Some(me) && holds(slot);
         let entry = self
@@ -70,6 +70,14 @@ impl Holdings {
         found
     }
 
+    /// What `from` holds is this process's from now on. Under both locks.
+    pub(super) fn inherit(&self, from: MemberId, home: &(impl Members + Space)) {
+        let mut held = self.holders.iter(home);
+        if let Some(slot) = held.find(|slot| slot.owner() == Some(from)) {
+            slot.give_to(home.me());
+        }
+    }
+
     /// Whether a dead process holds something. Without a lock; a look at each holder's life.
     pub(crate) fn any_dead(&self, home: &(impl Members + Space)) -> bool {
         self.holders.iter(home).any(|slot| is_dead(slot, home))
@@ -82,7 +90,7 @@ impl Holdings {
 
     /// This process's entry, if need be a new one.
     pub(super) fn my_entry<'a>(&'a self, home: &'a (impl Members + Space)) -> Option<&'a Slot> {
-        let me = home.me();
+        let me = home.claimant();
         let mut unused = None;
         for slot in self.holders.iter(home) {
             match slot.owner() {

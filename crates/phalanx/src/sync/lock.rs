@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use super::{Acquired, LastLook, Members, NotHeld, RawLock, Stop, this_thread};
+use super::{Acquired, LastLook, MemberId, Members, NotHeld, RawLock, Stop, this_thread};
 use crate::os::atomic::AtomicU32;
 use crate::os::atomic::Ordering::Relaxed;
 
@@ -42,7 +42,7 @@ impl Lock {
         members: &impl Members,
         deadline: Option<Instant>,
     ) -> Result<Acquired, Stop> {
-        let acquired = self.raw.lock_until(members, deadline)?;
+        let acquired = self.raw.lock_as(members.claimant(), members, deadline)?;
         self.thread.store(this_thread(), Relaxed);
         Ok(acquired)
     }
@@ -52,9 +52,10 @@ impl Lock {
     /// Looks at the owner's life at most every 25 ms, so that polling stays cheap.
     #[inline]
     pub fn try_acquire(&self, members: &impl Members) -> Option<Acquired> {
-        let acquired = match self.raw.try_lock(members) {
+        let me = members.claimant();
+        let acquired = match self.raw.try_lock_as(me) {
             Some(acquired) => acquired,
-            None if self.looked.is_due() => self.raw.try_take_over(members)?,
+            None if self.looked.is_due() => self.raw.try_take_over(me, members)?,
             None => return None,
         };
         self.thread.store(this_thread(), Relaxed);
@@ -64,7 +65,7 @@ impl Lock {
     /// Acquires the lock if it is free. Never blocks and makes no system call.
     #[inline]
     pub fn try_acquire_free(&self, members: &impl Members) -> bool {
-        let taken = self.raw.try_lock(members).is_some();
+        let taken = self.raw.try_lock_as(members.claimant()).is_some();
         if taken {
             self.thread.store(this_thread(), Relaxed);
         }
@@ -84,6 +85,11 @@ impl Lock {
         }
     }
 
+    /// Makes it this process's if it is `from`'s, which ends and leaves it locked.
+    pub fn inherit(&self, from: MemberId, members: &impl Members) {
+        self.raw.hand_over(from, members.me());
+    }
+
     /// Whether somebody holds it, dead or alive.
     pub fn is_locked(&self) -> bool {
         self.raw.owner().is_some()
@@ -91,7 +97,7 @@ impl Lock {
 
     /// Whether this process holds it.
     pub fn is_ours(&self, members: &impl Members) -> bool {
-        self.raw.owner() == Some(members.me())
+        self.raw.owner() == Some(members.claimant())
     }
 
     /// Whether this thread of this process holds it.

@@ -89,17 +89,31 @@ pub(crate) fn passed(deadline: Option<Instant>) -> bool {
 /// A number for the calling thread: never 0, never that of another thread of this process, and
 /// kept by the thread that goes on in the child of a fork.
 fn this_thread() -> u32 {
-    // Not the model's: a static has to be made without a model.
-    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
-    thread_local! {
-        static NUMBER: Cell<u32> = const { Cell::new(0) };
-    }
     NUMBER.with(|number| {
         if number.get() == 0 {
-            number.set(NEXT.fetch_add(1, Relaxed));
+            number.set(new_thread());
         }
         number.get()
     })
+}
+
+thread_local! {
+    static NUMBER: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A number for a thread that this process has none of yet: for one of another process, for which
+/// threads of this one [act](act_as_thread).
+pub fn new_thread() -> u32 {
+    // Not the model's: a static has to be made without a model.
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+    NEXT.fetch_add(1, Relaxed)
+}
+
+/// From here on the calling thread owns locks as the thread of that number; returns its own.
+pub fn act_as_thread(number: u32) -> u32 {
+    let own = this_thread();
+    NUMBER.set(number);
+    own
 }
 
 /// When somebody last looked whether the owners of an object live, for those who only *try*.

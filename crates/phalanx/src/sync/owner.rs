@@ -43,6 +43,13 @@ pub trait Members {
     /// This process. Cheap: asked in every uncontended acquire.
     fn me(&self) -> MemberId;
 
+    /// For whom this thread claims what may be kept: this process, or the one that it acts for.
+    /// What is held for a moment only, to change something, is always this process's.
+    #[inline]
+    fn claimant(&self) -> MemberId {
+        self.me()
+    }
+
     /// Whether that member still lives. May make system calls: asked once a slice
     /// ([`SLICE`](super::SLICE)) of a wait.
     fn is_alive(&self, member: MemberId) -> bool;
@@ -51,6 +58,11 @@ pub trait Members {
 impl<M: Members + ?Sized> Members for &M {
     fn me(&self) -> MemberId {
         (**self).me()
+    }
+
+    #[inline]
+    fn claimant(&self) -> MemberId {
+        (**self).claimant()
     }
 
     fn is_alive(&self, member: MemberId) -> bool {

@@ -77,7 +77,17 @@ impl RawLock {
         members: &impl Members,
         deadline: Option<Instant>,
     ) -> Result<Acquired, Stop> {
-        let me = members.me();
+        self.lock_as(members.me(), members, deadline)
+    }
+
+    /// As [`lock_until`](Self::lock_until), for the owner `me`.
+    #[inline]
+    pub(super) fn lock_as(
+        &self,
+        me: MemberId,
+        members: &impl Members,
+        deadline: Option<Instant>,
+    ) -> Result<Acquired, Stop> {
         if self.take_free(me.get()) {
             return Ok(CLEAN);
         }
@@ -88,16 +98,22 @@ impl RawLock {
     /// notice that an owner is dead.
     #[inline]
     pub fn try_lock(&self, members: &impl Members) -> Option<Acquired> {
-        self.take_free(members.me().get()).then_some(CLEAN)
+        self.try_lock_as(members.me())
     }
 
-    /// Acquires the lock if it is free now or if its owner is dead. Never blocks.
-    pub fn try_take_over(&self, members: &impl Members) -> Option<Acquired> {
-        if let Some(acquired) = self.try_lock(members) {
+    /// As [`try_lock`](Self::try_lock), for the owner `me`.
+    #[inline]
+    pub(super) fn try_lock_as(&self, me: MemberId) -> Option<Acquired> {
+        self.take_free(me.get()).then_some(CLEAN)
+    }
+
+    /// Acquires the lock for the owner `me` if it is free now or if its owner is dead. Never blocks.
+    pub(super) fn try_take_over(&self, me: MemberId, members: &impl Members) -> Option<Acquired> {
+        if let Some(acquired) = self.try_lock_as(me) {
             return Some(acquired);
         }
         let seen = self.word.load(Relaxed);
-        let mine = members.me().get() | (seen & WAITERS);
+        let mine = me.get() | (seen & WAITERS);
         self.take_over(seen, mine, members)
             .then_some(Acquired { recovered: true })
     }
@@ -138,6 +154,18 @@ impl RawLock {
             futex::wake(&self.word, 1);
         }
         before & MemberId::MASK != 0
+    }
+
+    /// Makes the lock `to`'s if it is `from`'s.
+    pub(super) fn hand_over(&self, from: MemberId, to: MemberId) {
+        loop {
+            let seen = self.word.load(Relaxed);
+            if MemberId::new(seen & MemberId::MASK) != Some(from)
+                || self.replace(seen, to.get() | (seen & WAITERS))
+            {
+                return;
+            }
+        }
     }
 
     /// Who holds the lock now.

@@ -64,7 +64,7 @@ impl RLock {
         if self.enter_again(members) {
             return Ok(AGAIN);
         }
-        let acquired = self.raw.lock_until(members, deadline)?;
+        let acquired = self.raw.lock_as(members.claimant(), members, deadline)?;
         crash_point!("rlock.entering");
         self.enter(1);
         Ok(acquired)
@@ -76,9 +76,10 @@ impl RLock {
         if self.enter_again(members) {
             return Some(AGAIN);
         }
-        let acquired = match self.raw.try_lock(members) {
+        let me = members.claimant();
+        let acquired = match self.raw.try_lock_as(me) {
             Some(acquired) => acquired,
-            None if self.looked.is_due() => self.raw.try_take_over(members)?,
+            None if self.looked.is_due() => self.raw.try_take_over(me, members)?,
             None => return None,
         };
         self.enter(1);
@@ -92,7 +93,7 @@ impl RLock {
         if self.enter_again(members) {
             return true;
         }
-        let taken = self.raw.try_lock(members).is_some();
+        let taken = self.raw.try_lock_as(members.claimant()).is_some();
         if taken {
             self.enter(1);
         }
@@ -170,7 +171,7 @@ impl RLock {
         depth: u32,
         deadline: Option<Instant>,
     ) -> Result<Acquired, Stop> {
-        let acquired = self.raw.lock_until(members, deadline)?;
+        let acquired = self.raw.lock_as(members.claimant(), members, deadline)?;
         self.enter(depth);
         Ok(acquired)
     }
@@ -191,7 +192,7 @@ impl RLock {
 
     /// Whether this process holds it.
     pub fn is_ours(&self, members: &impl Members) -> bool {
-        self.raw.owner() == Some(members.me())
+        self.raw.owner() == Some(members.claimant())
     }
 
     /// Whether this thread of this process holds it.

@@ -77,6 +77,11 @@ impl Slot {
         self.owner.store(0, Release);
     }
 
+    /// Makes the claim `to`'s, as it is. The caller keeps everybody else from claiming it.
+    pub(super) fn give_to(&self, to: MemberId) {
+        self.owner.store(to.get(), Relaxed);
+    }
+
     /// Makes it `to`'s instead of `from`'s (0: nobody's).
     pub(super) fn claim_from(&self, from: u32, to: MemberId) -> bool {
         // SYNC: pairs with the release in `free`.
@@ -115,7 +120,7 @@ impl Slots {
     ///
     /// `None` if there is no room for more slots.
     pub(super) fn claim<'a>(&'a self, home: &'a (impl Members + Space)) -> Option<&'a Slot> {
-        let me = home.me();
+        let me = home.claimant();
         if let Some(slot) = self
             .iter(home)
             .find(|s| s.owner().is_none() && s.claim_from(0, me))
@@ -134,7 +139,7 @@ impl Slots {
 
     /// Claims a slot in a new part. `None` if there is no room for one.
     pub(super) fn claim_new<'a>(&'a self, home: &'a (impl Members + Space)) -> Option<&'a Slot> {
-        let me = home.me();
+        let me = home.claimant();
         self.grow(home)?
             .slots
             .iter()
