@@ -116,28 +116,26 @@ class ForkServer:
     def _launch(self) -> None:
         import socket
 
-        prepared = self._preparation()
+        server = _phalanx.Child()
+        file = server.write("phalanx-preparation", self._preparation())
         _phalanx.ensure_arena()
         arena = _phalanx.arena_fd()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        file = _phalanx.memfd("phalanx-preparation", prepared)
-        try:
+        with theirs:
+            command = (
+                f"from {__name__} import main; "
+                f"main({theirs.fileno()}, {arena}, {self._preload_modules!r}, "
+                f"sys_path={sys.path!r}, installed={_install.is_installed()}, "
+                f"interrupt_held={_phalanx.interrupt_expected()}, prepared={file}, "
+                f"on_error={self._preload_on_error!r})"
+            )
             exe = spawn.get_executable()
+            args = [exe, *util._args_from_interpreter_flags(), "-c", command]
             passed = [theirs.fileno(), arena, file]
-            with util.HeldInterrupt() as held:
-                command = (
-                    f"from {__name__} import main; "
-                    f"main({theirs.fileno()}, {arena}, {self._preload_modules!r}, "
-                    f"sys_path={sys.path!r}, installed={_install.is_installed()}, "
-                    f"interrupt_held={held}, prepared={file}, "
-                    f"on_error={self._preload_on_error!r})"
-                )
-                args = [exe, *util._args_from_interpreter_flags(), "-c", command]
-                self._forkserver_pid = util.spawnv_passfds(exe, args, passed)
-        finally:
-            theirs.close()
-            os.close(file)
+            server.spawn(os.fsencode(exe), [os.fsencode(arg) for arg in args], passed)
+        self._forkserver_pid = server.pid
         self._forkserver_alive_fd = ours.detach()
+        server.keep()
 
     def _preparation(self) -> bytes:
         """What children will have to take over, unless it changes."""
@@ -155,18 +153,15 @@ class ForkServer:
         return file.getvalue()
 
     def start(
-        self, file: int, member: int, options: int, fds: Sequence[int], *, watched: bool
-    ) -> tuple[int, int]:
-        """Have a child started that runs what `spawn.pickle_for_child` has put in ``file``.
+        self, child: _phalanx.Child, options: int, fds: Sequence[int], *, watched: bool
+    ) -> None:
+        """Have ``child`` started, which has a place in the family and, in its file, what
+        `spawn.pickle_for_child` gave.
 
         Args:
-            member: the place in the family that is reserved for the child.
             options: see `spawn.options_of`.
             fds: descriptors for the child; see `get_inherited_fds`.
             watched: whether the server ends the child when this process ends.
-
-        Returns:
-            its pid and the descriptor for `_phalanx.zygote_wait`.
         """
         if len(fds) + 16 > MAXFDS_TO_SEND:
             raise ValueError(f"too many descriptors for a child: {len(fds)}")
@@ -178,10 +173,10 @@ class ForkServer:
             tracker = resource_tracker._resource_tracker.reserve()
             streams = [fd for fd in range(3) if _is_open(fd)]
             present = sum(_HAS_STREAM[fd] for fd in streams)
-            note = _NOTE.pack(member, options, present, len(tracker))
-            sent = [file, control, _phalanx.arena_fd(), *tracker, *streams, *fds]
+            note = _NOTE.pack(child.place, options, present, len(tracker))
+            sent = [child.file, control, _phalanx.arena_fd(), *tracker, *streams, *fds]
             try:
-                return _phalanx.zygote_start(control, note, sent, watched)
+                return child.ask(control, note, sent, watched)
             except (BrokenPipeError, ConnectionResetError, EOFError) as error:
                 # The server or the child it had ready died with the request: ask again, unless it
                 # was told to die of a module, and would do so once more.

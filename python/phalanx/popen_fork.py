@@ -38,10 +38,16 @@ class Popen:
     def __init__(self, process_obj: BaseProcess) -> None:
         util._flush_std_streams()
         self.returncode: int | None = None
-        self.finalizer: _phalanx.Descriptors | None = None
         self._failure_fd: int | None = None
         self._failure: BaseException | None = None
-        self._launch(process_obj)
+        # It owns all that the start acquires: see `_keep`.
+        self.finalizer = _phalanx.Child()
+        try:
+            self._launch(process_obj)
+            self._take()
+        except BaseException:
+            self._undo()
+            raise
 
     def duplicate_for_child(self, fd: int) -> int:
         """What stands for descriptor ``fd`` in the child's arguments."""
@@ -55,21 +61,32 @@ class Popen:
 
             _resource_tracker.reserve()
         mortal, code = process_obj.daemon or process_obj._follows_parent, 1
-        pid, sentinel, failure, self._member, owner = _phalanx.fork(mortal)
-        if pid == 0:
+        parent_sentinel = self.finalizer.fork(mortal)
+        if parent_sentinel is not None:
             try:
                 prepare_forked()
-                code = process_obj._bootstrap(sentinel)
+                code = process_obj._bootstrap(parent_sentinel)
             finally:
                 end_forked(code)
-        self.pid = pid
-        self._watch(sentinel, failure, owner)
 
-    def _watch(self, sentinel: int, failure: int, owner: _phalanx.Descriptors) -> None:
-        """Keep the descriptors until this object is closed or collected."""
-        self.sentinel = sentinel
-        self._failure_fd = failure
-        self.finalizer = owner
+    def _take(self) -> None:
+        """Know the child, which has been started."""
+        child = self.finalizer
+        self.pid = child.pid
+        self.sentinel = child.sentinel
+        self._failure_fd = child.file
+        self._member = child.place
+
+    def _keep(self) -> None:
+        """The start is over: from here on the child lives whether or not this object does.
+
+        Until then it ends with it, as it has to if Ctrl-C comes before anybody knows of it.
+        """
+        self.finalizer.keep()
+
+    def _undo(self) -> None:
+        """The start has failed: end the child, if it has begun, and give back what was its."""
+        self.finalizer.undone()
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -114,9 +131,8 @@ class Popen:
 
     def close(self) -> None:
         """Give the descriptors back."""
-        if self.finalizer is not None:
-            self.finalizer()
-            self._failure_fd = None
+        self.finalizer()
+        self._failure_fd = None
 
 
 def prepare_forked() -> None:

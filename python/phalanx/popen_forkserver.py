@@ -44,25 +44,15 @@ class Popen(popen_fork.Popen):
 
     def _launch(self, process_obj: BaseProcess) -> None:
         data = forkserver.preparation_data(process_obj._name)
-        _phalanx.ensure_arena()
-        self._member = member = _phalanx.reserve_child()
-        file = -1
-        try:
-            payload = spawn.pickle_for_child(self, member, data, process_obj)
-            file = _phalanx.memfd("phalanx-process", payload)
-            self.pid, sentinel = forkserver._forkserver.start(
-                file,
-                member,
-                spawn.options_of(process_obj),
-                self._fds,
-                watched=process_obj.daemon or process_obj._follows_parent,
-            )
-            self._watch(sentinel, file, _phalanx.Descriptors([sentinel, file]))
-        except BaseException:
-            if file >= 0:
-                os.close(file)
-            _phalanx.cancel_child(member)
-            raise
+        child = self.finalizer
+        payload = spawn.pickle_for_child(self, child.reserve(), data, process_obj)
+        child.write("phalanx-process", payload)
+        forkserver._forkserver.start(
+            child,
+            spawn.options_of(process_obj),
+            self._fds,
+            watched=process_obj.daemon or process_obj._follows_parent,
+        )
 
     def _wait_native(self, timeout: float | None) -> int | None:
         return _phalanx.zygote_wait(self.sentinel, timeout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import _phalanx, popen_fork, resource_tracker, spawn, util
+from . import _phalanx, popen_fork, resource_tracker, spawn
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
@@ -46,31 +46,26 @@ class Popen(popen_fork.Popen):
         data = spawn.get_preparation_data(process_obj._name)
         if "init_main_from_path" in data:
             data["main_code"] = spawn.compiled_main(data["init_main_from_path"])
-        _phalanx.ensure_arena()
-        self._member = member = _phalanx.reserve_child()
-        fds: list[int] = []
-        try:
-            payload = spawn.pickle_for_child(self, member, data, process_obj)
-            fds.append(file := _phalanx.memfd("phalanx-process", payload))
-            tracker = resource_tracker._resource_tracker.reserve()
-            arena = _phalanx.arena_fd()
-            options = spawn.options_of(process_obj)
-            passed = [file, arena, *tracker, *self._fds]
-            with util.HeldInterrupt() as held:
-                command = spawn.get_command_line(
-                    pipe_handle=file,
-                    tracker_fd=tracker[0],
-                    parent_pid=os.getpid(),
-                    arena_fd=arena,
-                    member=member,
-                    options=options | (spawn.INTERRUPT_HELD if held else 0),
-                    **dict(zip(("tracker_read", "tracker_permission"), tracker[1:])),
-                )
-                self.pid = util.spawnv_passfds(spawn.get_executable(), command, passed)
-                fds.append(sentinel := _phalanx.watch_process(self.pid))
-                self._watch(sentinel, file, _phalanx.Descriptors([sentinel, file]))
-        except BaseException:
-            for fd in fds:
-                os.close(fd)
-            _phalanx.cancel_child(member)
-            raise
+        child = self.finalizer
+        member = child.reserve()
+        payload = spawn.pickle_for_child(self, member, data, process_obj)
+        file = child.write("phalanx-process", payload)
+        tracker = resource_tracker._resource_tracker.reserve()
+        arena = _phalanx.arena_fd()
+        options = spawn.options_of(process_obj)
+        if _phalanx.interrupt_expected():
+            options |= spawn.INTERRUPT_HELD
+        command = spawn.get_command_line(
+            pipe_handle=file,
+            tracker_fd=tracker[0],
+            parent_pid=os.getpid(),
+            arena_fd=arena,
+            member=member,
+            options=options,
+            **dict(zip(("tracker_read", "tracker_permission"), tracker[1:])),
+        )
+        child.spawn(
+            os.fsencode(spawn.get_executable()),
+            [os.fsencode(word) for word in command],
+            [file, arena, *tracker, *self._fds],
+        )

@@ -144,11 +144,25 @@ class BaseProcess:
         # square of their number.
         if len(_children) >= _crowd:
             _cleanup()
-        self._popen = self._Popen(self)  # type: ignore[call-arg]
-        self._sentinel = self._popen.sentinel
-        # The target may refer to this object; letting go here spares a reference cycle.
-        del self._target, self._args, self._kwargs
-        _children.add(self)
+        popen, work = None, (self._target, self._args, self._kwargs)
+        try:
+            popen = self._Popen(self)  # type: ignore[call-arg]
+            self._popen = popen
+            self._sentinel = popen.sentinel
+            # The target may refer to this object; letting go here spares a reference cycle.
+            del self._target, self._args, self._kwargs
+            _children.add(self)
+            # Another library's Popen does not wait for this.
+            if hasattr(popen, "_keep"):
+                popen._keep()
+        except BaseException:
+            if popen is not None and hasattr(popen, "_undo"):
+                popen._undo()
+                self._popen = None
+                self.__dict__.pop("_sentinel", None)
+                self._target, self._args, self._kwargs = work
+                _children.discard(self)
+            raise
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the process has ended, or for ``timeout`` seconds."""

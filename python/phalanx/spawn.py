@@ -302,14 +302,13 @@ def pickle_for_child(
 ) -> bytes:
     """The bytes that `_main` reads; shared objects in them are counted for ``member``."""
     file = io.BytesIO()
-    context.set_spawning_popen(popen)
-    _phalanx.begin_spawning(member)
     try:
+        context.set_spawning_popen(popen)
+        _phalanx.begin_spawning(member)
         context._default_context.reducer.dump(data.pop("name"), file)
         context._default_context.reducer.dump(data, file)
         _pickle_process(popen, data, process_obj, file)
     finally:
-        _phalanx.end_spawning()
         context.set_spawning_popen(None)
     return file.getvalue()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import atexit
 import io
 import itertools
@@ -13,8 +12,8 @@ from _weakref import ref
 
 from . import process
 from ._phalanx import hold_interrupt as hold_interrupt
-from ._phalanx import interrupt_held, spawn_process
 from ._phalanx import release_interrupt as release_interrupt
+from ._phalanx import spawn_process
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
@@ -499,30 +498,6 @@ def _flush_std_streams() -> None:
             stream.flush()
         except (AttributeError, ValueError):  # there is none, or it is closed
             pass
-
-
-# -- Ctrl-C in the middle of a start ---------------------------------------------------------------
-
-
-class HeldInterrupt:
-    """Holds Ctrl-C back in this thread, and in the processes that it starts, until it is left.
-
-    A process in the middle of its birth, or one that runs the fork hooks of others, has nobody to
-    raise KeyboardInterrupt to: it would only print a traceback. Entered, it tells whether Ctrl-C
-    was not held back before.
-    """
-
-    def __enter__(self) -> bool:
-        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
-        try:
-            _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
-        except BaseException:  # it came just before
-            self.__exit__()
-            raise
-        return interrupt_held() or _signal.SIGINT not in self._before
-
-    def __exit__(self, *exc_info: object) -> None:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
 
 
 # -- starting an interpreter -----------------------------------------------------------------------

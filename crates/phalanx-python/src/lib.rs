@@ -5,12 +5,13 @@
 mod arena;
 mod batch;
 mod buffer;
+mod child;
 mod codec;
 mod connection;
 mod error;
-mod fork;
 #[cfg(not(feature = "abi3"))]
 mod hot;
+mod interrupt;
 mod large;
 mod names;
 mod pool;
@@ -30,7 +31,8 @@ fn _phalanx(module: &Bound<'_, PyModule>) -> PyResult<()> {
     codec::register(module)?;
     connection::register(module)?;
     process::register(module)?;
-    fork::register(module)?;
+    interrupt::register(module)?;
+    child::register(module)?;
     shared::register(module)?;
     sync::register(module)?;
     queue::register(module)?;

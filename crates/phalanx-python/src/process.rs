@@ -14,7 +14,7 @@ use crate::error::to_py;
 use crate::wait::{blocking, deadline};
 
 /// A descriptor of the caller's, for as long as the call lasts.
-fn borrow<'a>(fd: i32) -> PyResult<BorrowedFd<'a>> {
+pub(crate) fn borrow<'a>(fd: i32) -> PyResult<BorrowedFd<'a>> {
     if fd < 0 {
         return Err(PyValueError::new_err(format!("{fd} is no descriptor")));
     }
@@ -108,18 +108,22 @@ fn spawn_process(
 }
 
 /// A new anonymous file holding `data`, its position at the start.
-#[pyfunction]
-#[pyo3(signature = (name, data=None))]
-fn memfd(name: &str, data: Option<&[u8]>) -> PyResult<i32> {
+pub(crate) fn memory_file(name: &str, data: &[u8]) -> PyResult<OwnedFd> {
     let fd = memfd_create(name, MemfdFlags::CLOEXEC).map_err(std::io::Error::from)?;
-    let mut left = data.unwrap_or_default();
+    let mut left = data;
     let mut at = 0;
     while !left.is_empty() {
         let written = rustix::io::pwrite(&fd, left, at).map_err(std::io::Error::from)?;
         left = &left[written..];
         at += written as u64;
     }
-    Ok(fd.into_raw_fd())
+    Ok(fd)
+}
+
+/// The descriptor of a new anonymous file holding `data`, its position at the start.
+#[pyfunction]
+fn memfd(name: &str, data: &[u8]) -> PyResult<i32> {
+    Ok(memory_file(name, data)?.into_raw_fd())
 }
 
 /// The umask, without the moment of another one that `os.umask` brings.
@@ -137,23 +141,6 @@ fn umask() -> PyResult<u32> {
 #[pyfunction]
 fn zygote_alive(control: i32) -> PyResult<bool> {
     Ok(zygote::is_alive(borrow(control)?))
-}
-
-/// Has a child started: its pid, and a descriptor for `zygote_wait`.
-#[pyfunction]
-fn zygote_start(
-    py: Python<'_>,
-    control: i32,
-    note: &[u8],
-    fds: Vec<i32>,
-    watched: bool,
-) -> PyResult<(u32, i32)> {
-    let (control, fds) = (borrow(control)?, borrow_all(&fds)?);
-    let pending = py
-        .detach(|| zygote::request(control, note, &fds, watched))
-        .map_err(to_py)?;
-    let pid = blocking(py, || pending.wait())?.map_err(to_py)?;
-    Ok((pid, pending.started(pid).connection.into_raw_fd()))
 }
 
 /// The server side of the fork server; see `phalanx::process::zygote`.
@@ -236,6 +223,5 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(memfd, module)?)?;
     module.add_function(wrap_pyfunction!(umask, module)?)?;
     module.add_function(wrap_pyfunction!(zygote_alive, module)?)?;
-    module.add_function(wrap_pyfunction!(zygote_start, module)?)?;
     module.add_function(wrap_pyfunction!(zygote_wait, module)?)
 }

@@ -20,9 +20,10 @@ pub struct Started {
     pub connection: OwnedFd,
 }
 
-/// A request that has been sent; the child's pid is still to come.
+/// A request that has been sent; the child's pid is still to come. Dropped, it is taken back: a
+/// child that has begun meanwhile is killed.
 #[derive(Debug)]
-pub struct Pending(OwnedFd);
+pub struct Pending(Option<OwnedFd>);
 
 /// Asks the zygote at the other end of `control` for a child. Blocks only if the socket is full.
 ///
@@ -56,7 +57,7 @@ pub fn request(
         match fdpass::send(control, &message, &all) {
             // Nothing was sent. It will not take long: there is always somebody who reads.
             Err(error) if error.is_interrupted() => {}
-            done => return done.map(|()| Pending(ours)),
+            done => return done.map(|()| Pending(Some(ours))),
         }
     }
 }
@@ -66,10 +67,14 @@ impl Pending {
     ///
     /// # Errors
     /// `is_peer_death()` if the zygote or its ready child died meanwhile: nothing has begun, ask again.
-    /// `is_interrupted()`: call it again; if this is dropped instead, no child is started.
+    /// `is_interrupted()`: call it again.
     pub fn wait(&self) -> Result<u32> {
-        pidfd::wait_readable(self.0.as_fd(), None)?;
-        match news(self.0.as_fd(), false)? {
+        let Some(connection) = &self.0 else {
+            return Err(Error::new(Kind::Invalid, "nothing was requested"));
+        };
+        pidfd::wait_readable(connection.as_fd(), None)?;
+        // It stays in the socket until somebody owns the child.
+        match news(connection.as_fd(), true)? {
             Some(News::Began(pid)) => Ok(pid),
             _ => Err(Error::new(
                 Kind::PeerDeath,
@@ -79,10 +84,32 @@ impl Pending {
     }
 
     /// The child `pid` that [`wait`](Self::wait) told of.
-    pub fn started(self, pid: u32) -> Started {
-        Started {
-            pid,
-            connection: self.0,
+    ///
+    /// # Errors
+    /// `is_invalid()` if it has told of none.
+    pub fn started(mut self, pid: u32) -> Result<Started> {
+        if let Some(connection) = &self.0
+            && news(connection.as_fd(), false)? == Some(News::Began(pid))
+            && let Some(connection) = self.0.take()
+        {
+            return Ok(Started { pid, connection });
+        }
+        Err(Error::new(Kind::Invalid, "no such child has begun"))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let Some(connection) = self.0.take() else {
+            return;
+        };
+        // A child that has not told of its beginning yet can do so no more, and exits.
+        let _ = shutdown(&connection, Shutdown::Read);
+        if let Ok(Some(News::Began(pid))) = news(connection.as_fd(), true)
+            && let Ok(child) = pidfd::open(pid)
+        {
+            let _ = pidfd::send_signal(child.as_fd(), libc::SIGKILL);
+            while pidfd::wait_readable(child.as_fd(), None).is_err_and(|e| e.is_interrupted()) {}
         }
     }
 }

@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Instant;
 
 use super::{Zygote, is_alive, request, wait};
 use crate::os::{fdpass, pidfd};
@@ -57,7 +58,7 @@ fn a_child_gets_its_note_and_its_end_is_told() {
         let pending = request(control.as_fd(), note.as_bytes(), &[writer.as_fd()], false).unwrap();
         drop(writer);
         let pid = pending.wait().unwrap();
-        let child = pending.started(pid);
+        let child = pending.started(pid).unwrap();
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, note);
@@ -65,6 +66,27 @@ fn a_child_gets_its_note_and_its_end_is_told() {
             let status = wait(child.connection.as_fd(), None).unwrap().unwrap();
             assert_eq!(status.code(), Some(7));
         }
+    }
+    assert!(is_alive(control.as_fd()));
+    drop(control);
+    server.wait();
+}
+
+#[test]
+fn a_request_that_is_taken_back_leaves_nothing() {
+    let (control, server) = zygote();
+    for i in 0..20 {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let pending = request(control.as_fd(), b"sleep", &[writer.as_fd()], false).unwrap();
+        drop(writer);
+        let pid = (i % 2 == 0).then(|| pending.wait().unwrap());
+        drop(pending);
+        if let Some(pid) = pid {
+            let child = pidfd::open(pid).unwrap();
+            assert!(pidfd::wait_readable(child.as_fd(), Some(Instant::now())).unwrap());
+        }
+        // Nobody is left who could write.
+        reader.read_to_end(&mut Vec::new()).unwrap();
     }
     assert!(is_alive(control.as_fd()));
     drop(control);
@@ -81,7 +103,7 @@ fn watched_children_die_with_their_client_and_others_do_not() {
             let pending = request(control.as_fd(), b"sleep", &[writer.as_fd()], watched).unwrap();
             let pid = pending.wait().unwrap();
             rustix::io::write(&writer, &pid.to_ne_bytes()).unwrap();
-            std::mem::forget(pending.started(pid));
+            std::mem::forget(pending.started(pid).unwrap());
         }
         loop {
             std::thread::park();
@@ -122,7 +144,7 @@ fn the_death_of_the_zygote_is_seen() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let pending = request(control.as_fd(), b"sleep", &[writer.as_fd()], false).unwrap();
     let pid = pending.wait().unwrap();
-    let child = pending.started(pid);
+    let child = pending.started(pid).unwrap();
     let mut word = [0; 5];
     reader.read_exact(&mut word).unwrap();
     server.kill();
