@@ -279,6 +279,55 @@ def test_many_stop_at_what_cannot_be_put(mp):
     assert q.put_many([]) == 0 and q.empty()
 
 
+class Refusing:
+    """Cannot be unpickled."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        return refuse, (self.error,)
+
+
+def refuse(error):
+    raise error
+
+
+def test_many_lose_nothing_before_what_cannot_be_unpickled(mp):
+    q = mp.JoinableQueue()
+    q.put_many([1, {2}, Refusing(KeyError("three")), 4, {5}, Refusing(OSError("six"))])
+    assert q.get_many(10) == [1, {2}]
+    with pytest.raises(KeyError, match="three"):
+        q.get_many(10)
+    assert q.get_many(10) == [4, {5}]
+    with pytest.raises(OSError, match="six"):
+        q.get()
+    assert q.empty()
+    q.put_many([Refusing(KeyError("one")), 2, Refusing(KeyError("three"))])
+    with pytest.raises(KeyError, match="one"):
+        q.get_many(10)
+    assert q.get_many(10) == [2]
+    with pytest.raises(KeyError, match="three"):
+        q.get_nowait()
+    with pytest.raises(queue.Empty):
+        q.get_nowait()
+    for _ in range(9):
+        q.task_done()
+    q.join()
+
+
+def test_many_are_not_lost_by_ctrl_c(mp):
+    q = mp.Queue()
+    q.put_many([1, {2}, Refusing(KeyboardInterrupt()), 4])
+    found = None
+    with pytest.raises(KeyboardInterrupt):
+        found = q.get_many(10)
+        for _ in range(1000):  # it comes soon
+            time.sleep(0.01)
+    assert found in ([1, {2}], None)
+    assert q.get() == 4
+
+
 def test_many_from_several_to_several(mp):
     q, results = mp.Queue(50), mp.Queue()
     producers = [mp.Process(target=put_batches, args=(q, 1000 * n)) for n in range(2)]

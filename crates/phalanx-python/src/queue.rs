@@ -1,13 +1,13 @@
 //! `phalanx.queues`: the native base of the queue classes.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use phalanx::arena::{Buffer, Shared};
 use phalanx::channel::queue::QueueCore;
 use phalanx::channel::{self, Message, Patience, Taken};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -26,6 +26,10 @@ pub(crate) struct Queue {
     /// This process has closed its side.
     closed: AtomicBool,
     of_fork_context: AtomicBool,
+    /// Whether `owed` has something.
+    owes: AtomicBool,
+    /// What the next `get` raises, in the process with this id.
+    owed: Mutex<Option<(u32, PyErr)>>,
 }
 
 /// What a wait of a queue ended with, as Python says it: `queue.Full`, `queue.Empty`,
@@ -59,6 +63,9 @@ impl Queue {
     /// Whether a `get` would not block now; if it would, its descriptor is not readable, either.
     pub(crate) fn is_ready(&self) -> PyResult<bool> {
         let queue = self.native()?;
+        if self.owes.load(Relaxed) {
+            return Ok(true);
+        }
         if !queue.is_ready().map_err(to_py)? {
             queue.exposed_fd().map_err(to_py)?;
         }
@@ -74,6 +81,35 @@ impl Queue {
             )));
         }
         Ok(())
+    }
+
+    /// Has the next `get` raise `error`.
+    ///
+    /// A Ctrl-C does not wait for that: it comes again as soon as this call has returned.
+    #[cold]
+    fn owe(&self, py: Python<'_>, error: PyErr) {
+        if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+            // SAFETY: callable at any time.
+            return unsafe { pyo3::ffi::PyErr_SetInterrupt() };
+        }
+        *self.owed.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((std::process::id(), error));
+        self.owes.store(true, Relaxed);
+    }
+
+    /// Raises what is owed. (A forked child has a copy of it that is not for the child.)
+    #[cold]
+    fn settle(&self) -> PyResult<()> {
+        self.owes.store(false, Relaxed);
+        let owed = self
+            .owed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        match owed {
+            Some((pid, error)) if pid == std::process::id() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     #[inline]
@@ -155,7 +191,8 @@ impl Queue {
     /// Takes an item if there is one this moment; `None` if not, or if that would be an error.
     #[cfg(not(feature = "abi3"))]
     fn get_now<'py>(&self, py: Python<'py>) -> Option<PyResult<Bound<'py, PyAny>>> {
-        let queue = self.queue.get().filter(|_| !self.closed.load(Relaxed))?;
+        let usable = !self.closed.load(Relaxed) && !self.owes.load(Relaxed);
+        let queue = self.queue.get().filter(|_| usable)?;
         codec::with_scratch(|bytes| {
             let taken = queue.try_get_into(bytes, Patience::Now).ok()??;
             Some(Self::object(py, queue, taken, bytes))
@@ -177,6 +214,8 @@ impl Queue {
         Self {
             queue: OnceLock::new(),
             closed: AtomicBool::new(false),
+            owes: AtomicBool::new(false),
+            owed: Mutex::new(None),
             of_fork_context: AtomicBool::new(false),
         }
     }
@@ -264,6 +303,9 @@ impl Queue {
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         Self::open(slf)?;
+        if slf.get().owes.load(Relaxed) {
+            slf.get().settle()?;
+        }
         let py = slf.py();
         match Self::get_quickly(py, slf.get().native()?, Patience::Now)? {
             Some(object) => Ok(object),
@@ -330,8 +372,10 @@ impl Queue {
     }
 
     /// Takes up to `max_items` items that are there: at least one, for which it blocks as `get`
-    /// does, up to `timeout` seconds. An item that cannot be unpickled raises, and those taken
-    /// before it by the same call are lost with it.
+    /// does, up to `timeout` seconds.
+    ///
+    /// What unpickling an item raises is raised when it is this item's turn: those before it are
+    /// returned, and the next `get` or `get_many` of this object raises.
     #[pyo3(signature = (max_items, timeout=None))]
     fn get_many<'py>(
         slf: &Bound<'py, Self>,
@@ -345,13 +389,21 @@ impl Queue {
         let items = PyList::empty(py);
         items.append(Self::get(slf, true, timeout)?)?;
         let queue = slf.get().native()?;
-        while items.len() < max_items {
+        let more = || {
             if batch::take(queue, &items, max_items - items.len())? {
-                continue;
+                return Ok(true);
             }
-            match Self::get_quickly(py, queue, Patience::Wait)? {
-                Some(item) => items.append(item)?,
-                None => break,
+            let item = Self::get_quickly(py, queue, Patience::Wait)?;
+            item.map_or(Ok(false), |item| items.append(item).map(|()| true))
+        };
+        while items.len() < max_items {
+            match more() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    slf.get().owe(py, error);
+                    break;
+                }
             }
         }
         Ok(items)
@@ -417,7 +469,7 @@ impl Queue {
         let queue = self.native()?;
         let deadline = deadline(timeout)?;
         loop {
-            if queue.is_ready().map_err(to_py)? {
+            if self.owes.load(Relaxed) || queue.is_ready().map_err(to_py)? {
                 return Ok(true);
             }
             match blocking(py, || queue.wait_for_item(deadline))? {
