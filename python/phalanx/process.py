@@ -472,6 +472,7 @@ del _MainProcess
 # Every Process object that has not been collected, for tests. A weak set from the first on: its
 # module took 0.4 of the 20 ms of a child of spawn, which makes none.
 _dangling: set[BaseProcess] | WeakSet[BaseProcess] = set()
+_danglings: dict[str, WeakSet[BaseProcess]] = {}
 
 
 def _note(process: BaseProcess) -> None:
@@ -479,7 +480,8 @@ def _note(process: BaseProcess) -> None:
     if type(_dangling) is set:
         from _weakrefset import WeakSet
 
-        _dangling = WeakSet()
+        # Threads that come here at once must find the same one; setdefault() is one step.
+        _dangling = _danglings.setdefault("", WeakSet())
     _dangling.add(process)
 
 

@@ -215,6 +215,25 @@ def test_joined_by_a_thread_while_another_looks(ctx):
     assert process.exitcode == 0
 
 
+def test_the_first_process_objects_of_two_threads_are_both_noted(mp, monkeypatch):
+    import _weakrefset
+
+    made, others = [], []
+
+    class Slow(weakref.WeakSet):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+            if len(made) == 1:  # as if another thread came in between
+                others.append(mp.Process())
+
+    monkeypatch.setattr(mp.process, "_dangling", set())
+    monkeypatch.setattr(mp.process, "_danglings", {})
+    monkeypatch.setattr(_weakrefset, "WeakSet", Slow)
+    one = mp.Process()
+    assert set(mp.process._dangling) == {one, *others} and others
+
+
 def test_no_descriptor_stays_open(ctx):
     run(ctx, nothing).close()
     before = os.listdir("/proc/self/fd")
