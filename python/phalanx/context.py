@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from . import connection, managers, pool, popen_fork, queues, synchronize
+    from . import _makers, connection, managers, pool, popen_fork, queues, synchronize
 
 __all__: tuple[str, ...] = ()
 
@@ -160,29 +160,38 @@ class BaseContext:
 
         return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
 
-    def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
-        """A ctypes object in shared memory, without a lock."""
-        from .sharedctypes import RawValue
+    if TYPE_CHECKING:
+        RawValue: _makers.RawValueMaker
+        RawArray: _makers.RawArrayMaker
+        Value: _makers.ValueMaker
+        Array: _makers.ArrayMaker
+    else:
 
-        return RawValue(typecode_or_type, *args)
+        def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
+            """A ctypes object in shared memory, without a lock."""
+            from .sharedctypes import RawValue
 
-    def RawArray(self, typecode_or_type: Any, size_or_initializer: Any) -> Any:
-        """A ctypes array in shared memory, without a lock."""
-        from .sharedctypes import RawArray
+            return RawValue(typecode_or_type, *args)
 
-        return RawArray(typecode_or_type, size_or_initializer)
+        def RawArray(self, typecode_or_type: Any, size_or_initializer: Any) -> Any:
+            """A ctypes array in shared memory, without a lock."""
+            from .sharedctypes import RawArray
 
-    def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
-        """A ctypes object in shared memory, with a lock unless ``lock`` is False."""
-        from .sharedctypes import Value
+            return RawArray(typecode_or_type, size_or_initializer)
 
-        return Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+        def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
+            """A ctypes object in shared memory, with a lock unless ``lock`` is False."""
+            from .sharedctypes import Value
 
-    def Array(self, typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True) -> Any:
-        """A ctypes array in shared memory, with a lock unless ``lock`` is False."""
-        from .sharedctypes import Array
+            return Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
 
-        return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+        def Array(
+            self, typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True
+        ) -> Any:
+            """A ctypes array in shared memory, with a lock unless ``lock`` is False."""
+            from .sharedctypes import Array
+
+            return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
 
     def freeze_support(self) -> None:
         """For programs that are frozen into an executable; does nothing on Linux."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 from typing_extensions import assert_type
 
 import phalanx as mp
+from phalanx import sharedctypes
 from phalanx.connection import Connection
 from phalanx.managers import SyncManager
 from phalanx.pool import ApplyResult, MapResult, Pool, ThreadPool
 from phalanx.queues import JoinableQueue, Queue, ShutDown, SimpleQueue
+from phalanx.sharedctypes import Synchronized, SynchronizedArray, SynchronizedString
 from phalanx.synchronize import Event, Lock
 
 
@@ -55,6 +58,44 @@ def pools(pool: Pool, threads: ThreadPool) -> None:
     assert_type(list(threads.imap(length, ["a"])), list[int])
     with pool as same:
         assert_type(same, Pool)
+
+
+class Point(ctypes.Structure):
+    _fields_ = (("x", ctypes.c_int), ("y", ctypes.c_int))
+
+
+def memory() -> None:
+    number = mp.Value("i", 3)
+    assert_type(number, Synchronized[int])
+    assert_type(number.value, int)
+    number.value = "three"  # error: assignment
+    assert_type(number.get_obj().value, int)
+    with number.get_lock():
+        number.value += 1
+    assert_type(mp.Value(ctypes.c_double, 0.5, lock=mp.Lock()), Synchronized[float])
+    assert_type(mp.Value("i", lock=False).value, int)
+    assert_type(mp.Value(ctypes.c_int, lock=False), ctypes.c_int)
+    assert_type(mp.Value(ctypes.c_bool, lock=False), ctypes.c_bool)
+    assert_type(mp.RawValue("d").value, float)
+    assert_type(mp.RawValue(Point, 1, 2), Point)
+    assert_type(mp.Value(Point, 1, 2, lock=False), Point)
+    assert_type(mp.Value(Point, 1, 2).x, Any)
+    numbers = mp.get_context("spawn").Array("d", 10)
+    assert_type(numbers, SynchronizedArray[float])
+    assert_type(numbers[0], float)
+    assert_type(numbers[2:4], list[float])
+    numbers[1] = "one"  # error: call-overload
+    numbers[:2] = [1, 2.5]
+    assert_type(list(numbers), list[float])
+    assert_type(len(numbers), int)
+    assert_type(mp.Array(ctypes.c_short, range(5))[0], int)
+    assert_type(mp.Array("c", 10), SynchronizedString)
+    assert_type(mp.Array("c", 10).value, bytes)
+    assert_type(mp.Array("c", 10)[2:3], bytes)
+    assert_type(mp.RawArray(Point, 3)[0], Point)
+    assert_type(mp.Array(Point, 3, lock=False)[0], Point)
+    assert_type(sharedctypes.Value("f", ctx=mp.get_context("fork")), Synchronized[float])
+    assert_type(sharedctypes.synchronized(ctypes.c_int(3)), Synchronized[int])
 
 
 def package() -> None:
