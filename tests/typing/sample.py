@@ -10,7 +10,7 @@ from typing_extensions import assert_type
 import phalanx as mp
 from phalanx import sharedctypes
 from phalanx.connection import Connection
-from phalanx.managers import SyncManager
+from phalanx.managers import DictProxy, ListProxy, SetProxy, SyncManager, ValueProxy
 from phalanx.pool import ApplyResult, MapResult, Pool, ThreadPool
 from phalanx.queues import JoinableQueue, Queue, ShutDown, SimpleQueue
 from phalanx.sharedctypes import Synchronized, SynchronizedArray, SynchronizedString
@@ -96,6 +96,57 @@ def memory() -> None:
     assert_type(mp.Array(Point, 3, lock=False)[0], Point)
     assert_type(sharedctypes.Value("f", ctx=mp.get_context("fork")), Synchronized[float])
     assert_type(sharedctypes.synchronized(ctypes.c_int(3)), Synchronized[int])
+
+
+def managers(manager: SyncManager) -> None:
+    ages = manager.dict({"ada": 36})
+    assert_type(ages, DictProxy[str, int])
+    ages["bob"] = "old"  # error: assignment
+    ages["bob"] = 7
+    ages.update(eve=3)
+    assert_type(ages["ada"], int)
+    assert_type(ages.get("ada"), int | None)
+    assert_type(ages.pop("bob", None), int | None)
+    assert_type(ages.keys(), list[str])
+    assert_type(ages.items(), list[tuple[str, int]])
+    assert_type(ages.copy(), dict[str, int])
+    assert_type(list(ages), list[str])
+    assert_type(ages | {"zoe": 1}, dict[str, int])
+    assert_type(manager.dict(a=1.5), DictProxy[str, float])
+    assert_type(manager.dict([(1, "one")]), DictProxy[int, str])
+    assert_type(manager.dict(), DictProxy[Any, Any])
+    names = manager.list(["ada"])
+    assert_type(names, ListProxy[str])
+    names.append(3)  # error: arg-type
+    names += ["bob"]
+    names.sort(key=len)
+    assert_type(names[0], str)
+    assert_type(names[:2], list[str])
+    assert_type(names.pop(), str)
+    assert_type([name for name in names], list[str])  # noqa: C416
+    assert_type(manager.set({1}), SetProxy[int])
+    assert_type(manager.set({1}) & {2}, set[int])
+    assert_type(manager.deque([1], maxlen=3).popleft(), int)
+    words = manager.Counter(["a", "b"])
+    words.update(["c"])
+    assert_type(words.most_common(1), list[tuple[str, int]])
+    assert_type(manager.defaultdict(int)["x"], int)
+    assert_type(manager.OrderedDict([(1, "one")])[1], str)
+    number = manager.Value("i", 3)
+    assert_type(number, ValueProxy[int])
+    number.value += 1
+    number.set("one")  # error: arg-type
+    assert_type(manager.Array("d", [0.5])[0], float)
+    with manager.Lock() as taken:
+        assert_type(taken, bool)
+    assert_type(manager.Event().wait(1), bool)
+    assert_type(manager.Barrier(2).n_waiting, int)
+    with manager.Condition(manager.RLock()) as _:
+        pass
+    space = manager.Namespace(x=1)
+    space.y = space.x
+    manager.Queue(3).put(1)
+    manager.Bag()  # error: attr-defined
 
 
 def package() -> None:

@@ -49,6 +49,7 @@ def test_the_stubs_say_what_is_there(tmp_path):
         "mypy.stubtest",
         "phalanx._phalanx",
         "phalanx.sharedctypes",
+        "phalanx.managers.types",
         "--allowlist",
         SAMPLE.with_name("stubtest_allowlist.txt"),
         "--ignore-unused-allowlist",

@@ -45,32 +45,33 @@ from .proxies import (
     proxy_types,
 )
 from .server import Server
-from .types import (
-    AcquirerProxy,
-    ArrayProxy,
-    BarrierProxy,
-    BaseListProxy,
-    BasePoolProxy,
-    ConditionProxy,
-    CounterProxy,
-    DefaultDictProxy,
-    DequeProxy,
-    DictProxy,
-    EventProxy,
-    IteratorProxy,
-    ListProxy,
-    NamespaceProxy,
-    OrderedDictProxy,
-    PoolProxy,
-    SetProxy,
-    ValueProxy,
-    _BaseDictProxy,
-)
+from .types import AcquirerProxy as AcquirerProxy
+from .types import ArrayProxy as ArrayProxy
+from .types import BarrierProxy as BarrierProxy
+from .types import BaseListProxy as BaseListProxy
+from .types import BasePoolProxy as BasePoolProxy
+from .types import ConditionProxy as ConditionProxy
+from .types import CounterProxy as CounterProxy
+from .types import DefaultDictProxy as DefaultDictProxy
+from .types import DequeProxy as DequeProxy
+from .types import DictProxy as DictProxy
+from .types import EventProxy as EventProxy
+from .types import IteratorProxy as IteratorProxy
+from .types import ListProxy as ListProxy
+from .types import NamespaceProxy as NamespaceProxy
+from .types import OrderedDictProxy as OrderedDictProxy
+from .types import PoolProxy as PoolProxy
+from .types import SetProxy as SetProxy
+from .types import ValueProxy as ValueProxy
+from .types import _BaseDictProxy
 
 if TYPE_CHECKING:
     from .. import shared_memory
     from ..context import BaseContext
     from ..pool import Pool
+    from ._makers import Makers as _Makers
+else:
+    _Makers = object
 
 __all__ = ["BaseManager", "BaseProxy", "SharedMemoryManager", "SyncManager", "Token"]
 
@@ -368,7 +369,7 @@ class BaseManager:
         setattr(cls, typeid, make)
 
 
-class SyncManager(BaseManager):
+class SyncManager(BaseManager, _Makers):
     """A manager of queues, locks and the like, of containers, and of values.
 
     `phalanx.Manager()` returns a started one.
