@@ -1,7 +1,7 @@
 """Idle is free: what has nothing to do does not wake up to find that out.
 
 Who waits for somebody in particular (a lock's owner, the others at a barrier) does, to see whether
-they live: see "Waiting" in ARCHITECTURE.md. So does who waits for a manager's lock, event and the
+they live: see "Waiting" in ARCHITECTURE.md. So does who waits for a manager's lock, queue and the
 like, once a second, to see whether the server does.
 """
 
@@ -87,18 +87,23 @@ def test_who_waits_for_somebody_unknown(mp, waits_for):
     assert process.exitcode == 0
 
 
-def test_an_idle_manager_and_its_waiting_clients(mp):
+def look_and_call(numbers, method, reached):
+    assert numbers[0] == 1
+    call(method, reached)
+
+
+def test_an_idle_manager_and_its_clients(mp):
     ctx = mp.get_context("fork")
     with ctx.Manager() as manager:
-        queue, numbers, reached = manager.Queue(), manager.list([1]), ctx.Event()
-        waiter = ctx.Process(target=call, args=(queue.get, reached))
-        waiter.start()
+        numbers, reached, end = manager.list([1]), ctx.Event(), ctx.Event()
+        client = ctx.Process(target=look_and_call, args=(numbers, end.wait, reached))
+        client.start()
         reached.wait()
         assert numbers[0] == 1
-        assert_nobody_wakes(2)
-        queue.put(None)
-        waiter.join()
-        assert waiter.exitcode == 0
+        assert_nobody_wakes(3)
+        end.set()
+        client.join()
+        assert client.exitcode == 0
 
 
 def test_a_fork_server_between_two_starts(mp):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 
 import pytest
@@ -15,11 +12,7 @@ from phalanx import managers
 from phalanx.managers import locks
 from phalanx.synchronize import AbandonedLockWarning
 from processes import until
-
-KEY = b"a key of all"
-
-# The interpreter whose standard library is talked to: by default the one that runs the tests.
-OTHER_PYTHON = os.environ.get("PHALANX_OTHER_PYTHON", sys.executable)
+from remote_clients import KEY, Remote
 
 KINDS = {
     "lock": (locks.Lock, (), managers.AcquirerProxy),
@@ -55,89 +48,6 @@ for _name, (_kind, _args, _proxy) in KINDS.items():
 def serving(mp):
     with Serving(authkey=KEY, ctx=mp.get_context("fork")) as manager:
         yield manager
-
-
-# A client that does what it is told, each line in the thread that its first word names.
-CLIENT = """
-    import os, queue, sys, threading
-    from PACKAGE.managers import *
-    from PACKAGE import managers
-
-    class Remote(managers.SyncManager):
-        pass
-
-    for name in ("lock", "rlock", "semaphore", "bounded"):
-        Remote.register(name, proxytype=managers.AcquirerProxy)
-    Remote.register("event", proxytype=managers.EventProxy)
-    Remote.register("condition", proxytype=managers.ConditionProxy)
-    Remote.register("over_lock", proxytype=managers.ConditionProxy)
-    Remote.register("barrier", proxytype=managers.BarrierProxy)
-    manager = Remote(eval(sys.argv[1]), sys.argv[2].encode())
-    manager.connect()
-    known = {name: getattr(manager, name)() for name in sys.argv[3:]}
-    threads = {}
-
-    def work(thread, tasks):
-        while True:
-            code = tasks.get()
-            try:
-                answer = repr(eval(code, known))
-            except Exception as error:
-                answer = type(error).__name__
-            os.write(1, f"{thread} {answer}\\n".encode())
-
-    print("ready", flush=True)
-    for line in sys.stdin:
-        thread, code = line.split(maxsplit=1)
-        if thread not in threads:
-            threads[thread] = queue.Queue()
-            threading.Thread(target=work, args=(thread, threads[thread]), daemon=True).start()
-        threads[thread].put(code)
-"""
-
-
-class Remote:
-    """A client that is not of this family, in a process of its own."""
-
-    def __init__(self, package: str, address: object, names: tuple[str, ...]) -> None:
-        python, path = (OTHER_PYTHON, "") if package == "multiprocessing" else (sys.executable, "")
-        path = os.pathsep.join(sys.path) if package == "phalanx" else path
-        self.process = subprocess.Popen(
-            [
-                python,
-                "-c",
-                textwrap.dedent(CLIENT).replace("PACKAGE", package),
-                repr(address),
-                KEY,
-                *names,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=dict(os.environ, PYTHONPATH=path),
-        )
-        assert self.process.stdout.readline() == "ready\n"
-
-    def begin(self, code: str, thread: str = "main") -> None:
-        self.process.stdin.write(f"{thread} {code}\n")
-        self.process.stdin.flush()
-
-    def end(self, thread: str = "main") -> str:
-        answering, _, answer = self.process.stdout.readline().partition(" ")
-        assert answering == thread
-        return answer.rstrip("\n")
-
-    def ask(self, code: str, thread: str = "main") -> str:
-        self.begin(code, thread)
-        return self.end(thread)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def leave(self) -> None:
-        self.process.stdin.close()
-        assert self.process.wait() == 0
 
 
 @pytest.fixture
@@ -183,6 +93,7 @@ class Doing(threading.Thread):
 
 def use_all(proxies):
     """Use everything in ways that do not block."""
+    assert all(proxy._direct is not None for proxy in proxies)
     lock, rlock, semaphore, bounded, event, condition, barrier = proxies
     for one in (lock, rlock, bounded, condition):
         with one:

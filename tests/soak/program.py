@@ -93,9 +93,10 @@ def play(method: str, seconds: float, pause: float, dice: random.Random, totals:
     kills: Counter[str] = Counter()
     stop, drained = context.Event(), context.Event()
 
-    queue, letters = context.Queue(dice.choice((0, 3, 50))), Messages(context)
-    (here, there), parcels = context.Pipe(duplex=False), Messages(context)
     manager = context.Manager()
+    maker = dice.choice((context, manager))
+    queue, letters = maker.Queue(dice.choice((0, 3, 50))), Messages(context)
+    (here, there), parcels = context.Pipe(duplex=False), Messages(context)
     lock = getattr(dice.choice((context, manager)), dice.choice(("Lock", "RLock")))()
     permits = context.BoundedSemaphore(2)
     total, counts = context.RawArray("Q", 1), context.RawArray("Q", LIVES)

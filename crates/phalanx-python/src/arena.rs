@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use phalanx::arena::{Arena, Handle, Shareable, Shared, fork};
 use phalanx::sync::{MemberId, Members};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -94,11 +94,38 @@ pub(crate) enum Family {
 /// What `__reduce__` puts into the pickle of a shared object: its family and handle.
 pub(crate) type HandleForPickle = (Family, u64);
 
+thread_local! {
+    /// Whether this thread pickles what must not refer to anything shared, and whether it does.
+    static ALONE: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+/// Pickles something, unless it refers to anything shared: then that is an error, and the second
+/// result false.
+pub(crate) fn pickling_alone<T>(pickle: impl FnOnce() -> T) -> (T, bool) {
+    let before = ALONE.replace(Some(true));
+    let done = pickle();
+    (done, ALONE.replace(before) != Some(false))
+}
+
+/// Something that lives by its holders is about to be pickled: raises if that must not be. For
+/// proxies; the objects of the arena know it.
+#[pyfunction]
+fn pickle_shared() -> PyResult<()> {
+    if ALONE.get().is_none() {
+        return Ok(());
+    }
+    ALONE.set(Some(false));
+    Err(PyTypeError::new_err(
+        "something shared cannot be pickled on its own here",
+    ))
+}
+
 /// See [`HandleForPickle`]. A child that is being started gets a reference of its own at once.
 pub(crate) fn handle_for_pickle<T: Shareable>(
     py: Python<'_>,
     object: &Shared<T>,
 ) -> PyResult<HandleForPickle> {
+    pickle_shared()?;
     let mut family = Family::Number(object.family());
     invite(py)?;
     RECEIVER.with_borrow(|receiver| {
@@ -314,6 +341,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(family, module)?)?;
     module.add_function(wrap_pyfunction!(reserve_child, module)?)?;
     module.add_function(wrap_pyfunction!(cancel_child, module)?)?;
+    module.add_function(wrap_pyfunction!(pickle_shared, module)?)?;
     module.add_function(wrap_pyfunction!(me, module)?)?;
     module.add_function(wrap_pyfunction!(add_surrogate, module)?)?;
     module.add_function(wrap_pyfunction!(remove_surrogate, module)?)?;

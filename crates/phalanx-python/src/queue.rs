@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList, PyRange, PyTuple};
 
-use crate::arena::{HandleForPickle, arena, attach, handle_for_pickle};
+use crate::arena::{HandleForPickle, arena, attach, handle_for_pickle, member, pickling_alone};
 use crate::batch::{self, Batch};
 use crate::codec;
 use crate::error::to_py;
@@ -530,10 +530,39 @@ impl Queue {
             .map_err(|_| PyValueError::new_err("task_done() called too many times"))
     }
 
-    /// Blocks until every item ever put has been reported by `task_done`.
-    fn _join(&self, py: Python<'_>) -> PyResult<()> {
+    /// Blocks until every item ever put has been reported by `task_done`; False if that took more
+    /// than `timeout` seconds.
+    #[pyo3(signature = (timeout=None))]
+    fn _join(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let queue = self.native()?;
-        blocking(py, || queue.join(None))?.map_err(to_py)
+        let deadline = deadline(timeout)?;
+        match blocking(py, || queue.join(deadline))? {
+            Err(error) if error.is_timeout() => Ok(false),
+            done => done.map(|()| true).map_err(to_py),
+        }
+    }
+
+    /// As `put_nowait`; but an object that is or has in it what has to be kept alive until the
+    /// receiver has it, something shared, is not put: then False.
+    fn _put_alone(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let (py, mut pickled) = (slf.py(), false);
+        let (done, alone) = pickling_alone(|| {
+            codec::encode(obj, |bytes, tag, buffers| {
+                pickled = true;
+                slf.get()
+                    .send(py, bytes, tag, buffers, || Ok(Some(Instant::now())))
+            })
+        });
+        if alone || pickled {
+            return done.map(|()| true);
+        }
+        Ok(false)
+    }
+
+    /// What the member `owner` has taken and not reported counts as taken by this process.
+    fn _inherit(&self, py: Python<'_>, owner: u32) -> PyResult<()> {
+        let (owner, queue) = (member(owner)?, self.native()?);
+        py.detach(|| queue.inherit(owner)).map_err(to_py)
     }
 }
 

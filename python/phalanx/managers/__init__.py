@@ -26,7 +26,7 @@ from .. import connection, get_context, process, util
 from ..context import ProcessError
 from ..reduction import register as _register_reducer
 from . import locks, sessions
-from .objects import Array, ManagedCounter, Namespace, Queue, Value
+from .objects import Array, ManagedCounter, Namespace, Value
 from .protocol import (
     RemoteError,
     Token,
@@ -44,6 +44,7 @@ from .proxies import (
     RebuildProxy,
     proxy_types,
 )
+from .queues import Queue
 from .server import Server
 from .types import AcquirerProxy as AcquirerProxy
 from .types import ArrayProxy as ArrayProxy

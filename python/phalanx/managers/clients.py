@@ -1,22 +1,20 @@
-"""Who a server thread works for, and how it sleeps until it is woken or its client is gone.
+"""Who a server thread works for, and in whose name.
 
 Each connection to a manager's server is served by a thread of its own, so what a thread does for
-its client may block: a lock's `acquire`, a queue's `get`. The client may die meanwhile. A thread
-that slept on a plain `threading.Lock` would never hear of that; it would take the lock, or the
-item, for somebody who is no more. So here a thread sleeps on two descriptors at once: a bell of its
-own, and its client's connection.
+its client may block: a lock's `acquire`, a queue's `get`. The client may die meanwhile. So a thread
+that waits looks now and then whether its client is there (`check_client`). What it claims it claims
+in the name of a member of the family that stands for the client and ends with it: then all that
+comes back which the client held.
 """
 
 from __future__ import annotations
 
-import math
-import os
 import select
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from .. import _phalanx
 
@@ -24,7 +22,6 @@ __all__ = [
     "Client",
     "ClientGone",
     "Session",
-    "Waiter",
     "check_client",
     "current",
     "is_hung_up",
@@ -62,13 +59,6 @@ class ClientGone(BaseException):
     """The client that a server thread works for has closed its connection, or died."""
 
 
-class Abandonable(Protocol):
-    """Something that can be held."""
-
-    def _abandon(self, session: Session) -> None:
-        """Give back what the processes of `session` hold."""
-
-
 class Session:
     """One client process, as far as the server knows it, with all that it holds.
 
@@ -83,7 +73,6 @@ class Session:
         # Whether the process has said that it goes. If not, it has died.
         self.has_left = False
         self.references: Counter[str] = Counter()
-        self._held: Counter[Abandonable] = Counter()
         self._mutex = threading.Lock()
         # The member of this family that holds locks for it, and the numbers of its threads.
         self._member: int | None = None
@@ -107,27 +96,6 @@ class Session:
             if thread not in self._threads:
                 self._threads[thread] = _phalanx.new_thread()
             return self._threads[thread]
-
-    def hold(self, what: Abandonable) -> None:
-        with self._mutex:
-            self._held[what] += 1
-
-    def let_go(self, what: Abandonable) -> None:
-        with self._mutex:
-            self._held[what] -= 1
-            if self._held[what] <= 0:
-                del self._held[what]
-
-    def holds(self, what: Abandonable) -> int:
-        """How many times `what` is held."""
-        return self._held.get(what, 0)
-
-    def abandon(self) -> None:
-        """Give back all that is held: the process is gone."""
-        with self._mutex:
-            held = list(self._held)
-        for what in held:
-            what._abandon(self)
 
     def close(self, leave: Callable[[int], object]) -> None:
         """The process is gone; if in good order, `leave` is called with its member first."""
@@ -156,17 +124,15 @@ class Client:
         # Whether the client is of the server's family, and connected by a pipe.
         self.is_member = False
         self._kept: list[Any] = []
-        self._bell = -1
-        self._poll: Any = None
         self._hangup: Any = None
 
-    def keep(self, proxy: Any) -> None:
-        """Keep a proxy that is being sent to the client until its next request.
+    def keep(self, shared: Any) -> None:
+        """Keep something shared that is being sent to the client until its next request.
 
         By then the client refers to the object itself.
         """
         if self.connection is not None:
-            self._kept.append(proxy)
+            self._kept.append(shared)
 
     def let_go(self) -> None:
         """Keep nothing of what was sent any longer."""
@@ -175,6 +141,8 @@ class Client:
 
     def perform(self, obj: Any, method: str, args: Any, kwds: Any) -> Any:
         """Call a method of a lock or the like in the name of the client."""
+        if method == "get" and self.is_gone():
+            raise ClientGone  # before anything is taken
         result = _phalanx.acting(
             self.session.member(), self._thread, getattr(obj, method), args, kwds
         )
@@ -185,31 +153,6 @@ class Client:
             raise ClientGone
         return result
 
-    def ring(self) -> None:
-        """Wake the thread, now or when it next sleeps. Others call this."""
-        os.eventfd_write(self._bell, 1)
-
-    def hang_bell(self) -> None:
-        """Get ready to sleep: from now on the bell can be rung."""
-        if self._bell == -1:
-            self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._poll = select.poll()
-            self._poll.register(self._bell, select.POLLIN)
-            if self.connection is not None:
-                self._poll.register(_descriptor(self.connection), select.POLLRDHUP)
-
-    def sleep(self, seconds: float | None) -> None:
-        """Sleep until the bell rings, or for so long; raise `ClientGone` when the client is."""
-        ready = self._poll.poll(None if seconds is None else math.ceil(seconds * 1000))
-        for fd, event in ready:
-            if fd == self._bell:
-                try:
-                    os.eventfd_read(fd)
-                except BlockingIOError:
-                    pass
-            elif event & _HANGUP:
-                raise ClientGone
-
     def is_gone(self) -> bool:
         """Whether the client has closed its connection, or died."""
         if self.connection is None:
@@ -217,14 +160,6 @@ class Client:
         if self._hangup is None:
             self._hangup = _poll_for_hangup(self.connection)
         return _is_hung_up(self._hangup)
-
-    def close(self) -> None:
-        if self._bell != -1:
-            bell, self._bell = self._bell, -1
-            os.close(bell)
-
-    def __del__(self) -> None:
-        self.close()
 
 
 _served = threading.local()
@@ -252,29 +187,3 @@ def check_client() -> None:
 def time_limit(timeout: float | None) -> float | None:
     """Return when a wait that begins now has to end: None for never."""
     return None if timeout is None else time.monotonic() + timeout
-
-
-class Waiter:
-    """A place in the line of those who wait for something."""
-
-    __slots__ = ("client", "granted", "item")
-
-    def __init__(self, client: Client, item: Any = None) -> None:
-        client.hang_bell()
-        self.client = client
-        self.granted = False
-        self.item = item
-
-    def wake(self) -> None:
-        """Let the waiter go on. Called under the mutex of what it waits for."""
-        self.granted = True
-        self.client.ring()
-
-    def sleep(self, limit: float | None) -> bool:
-        """Sleep until woken (True) or until `limit` (False)."""
-        while not self.granted:
-            left = None if limit is None else limit - time.monotonic()
-            if left is not None and left <= 0:
-                return False
-            self.client.sleep(left)
-        return True

@@ -1,9 +1,6 @@
 """Locks and their kin that a manager makes.
 
-They answer to the same calls as those of `threading`, and lie in the arena. The server has one of
-each; a client of the same family gets another one for the same shared object with its first
-reference (see `Primitive`), and needs the server no more to acquire, notify or wait. For all other
-clients the server does it, in their names (`clients.Client.perform`).
+They answer to the same calls as those of `threading`, and lie in the arena.
 
 A lock comes back when the process that holds it is killed, and the next to acquire it is told so by
 an `AbandonedLockWarning`, unless the server acquires it for a client.
@@ -14,65 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .. import _phalanx
-from .clients import ClientGone, check_client
+from .clients import ClientGone
+from .primitive import Primitive, attach
 
-__all__ = [
-    "Barrier",
-    "BoundedSemaphore",
-    "Condition",
-    "Event",
-    "Lock",
-    "Primitive",
-    "RLock",
-    "Semaphore",
-    "attach",
-]
-
-
-class Primitive:
-    """Something to wait for, of which the server and its clients of the family have one each."""
-
-    # What a client does itself.
-    _methods: frozenset[str]
-    # The name of the class here, which is that of the native one, too.
-    _kind: str
-    _native: Any
-    # Called now and then in a wait; raises if it is in vain. The server's asks for its client.
-    _watch: Callable[[], object] = staticmethod(check_client)
-
-    def __init__(self, *args: Any) -> None:
-        self._native = getattr(_phalanx, self._kind)()
-        self._native._create(*args)
-
-    def _share(self) -> tuple[Any, ...] | None:
-        """What `attach` needs in another process of the family; None if only the server can."""
-        if type(self) is not globals()[self._kind]:
-            return None  # a subclass may do what it likes
-        return self._kind, *self._native._handle_for_pickle()
-
-    def _attach(self, family: int, handle: int, *rest: Any) -> None:
-        self._native = getattr(_phalanx, self._kind)()
-        self._native._attach(family, handle, *rest)
-
-    def _wait(self, function: Callable[..., Any], *args: Any) -> Any:
-        return _phalanx.watched(self._watch, function, *args)
-
-    def _inherit(self, member: int) -> None:
-        """Leave locked what a process holds that ends in good order."""
-
-    def _take_back(self, method: str) -> None:
-        """Undo what a method was good for: the client it was done for is gone."""
-
-
-def attach(shared: tuple[Any, ...], watch: Callable[[], object]) -> Any:
-    """Return an object of this process for what the server has shared."""
-    name, *state = shared
-    kind = globals()[name]
-    made = kind.__new__(kind)
-    made._watch = watch
-    made._attach(*state)
-    return made
+__all__ = ["Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore"]
 
 
 class Permits(Primitive):

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import process, util
+from .._phalanx import pickle_shared
 from ..context import get_spawning_popen
 from .clients import current, is_hung_up
-from .locks import attach
+from .primitive import ForServer, attach
 from .protocol import Token, convert_to_error, dispatch, listener_client
 from .sessions import Kind, Watch, gone, retire_session, revive_session, session_of
 
@@ -132,7 +133,12 @@ class BaseProxy:
         """Call a method of the object, and return a copy of its result (or a proxy for it)."""
         direct = self._direct
         if direct is not None and methodname in direct._methods:
-            return getattr(direct, methodname)(*args, **kwds)
+            try:
+                return getattr(direct, methodname)(*args, **kwds)
+            except ForServer as request:
+                if request.args:
+                    methodname, *args = request.args
+                    kwds = {}
         tls = self._tls
         try:
             conn = tls.connection
@@ -200,6 +206,7 @@ class BaseProxy:
             return
         revive_session(self._token.address)
         if self._referring_pid != os.getpid():
+            self._direct = None
             session = session_of(self._token.address, self._serializer, self._authkey)
             shared = session.call("incref", self._id)
             self._referring_pid = os.getpid()
@@ -236,7 +243,6 @@ class BaseProxy:
 
     def _after_fork(self) -> None:
         self._manager = None
-        self._direct = None
         # A child of the server is a client like any other.
         self._owned_by_manager = False
         try:
@@ -246,6 +252,7 @@ class BaseProxy:
             util.info("incref failed: %s", error)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        pickle_shared()
         if self._owned_by_manager:
             # It may be on its way out of the only object that refers to it.
             current().keep(self)

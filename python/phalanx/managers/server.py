@@ -11,10 +11,10 @@ import time
 from traceback import format_exc
 from typing import Any
 
-from .. import _phalanx, connection, process, reduction, util
+from .. import _phalanx, connection, process, queues, reduction, util
 from .clients import Client, ClientGone, Session, current, serve
-from .locks import Primitive
 from .objects import unget
+from .primitive import Primitive
 from .protocol import ANSWERS_ITSELF, Token, listener_client, public_methods
 
 __all__ = ["Server"]
@@ -193,7 +193,6 @@ class Server:
             serve(None)
             if client is not None:
                 client.let_go()
-                client.close()
             c.close()
             self._leave_session(session)
 
@@ -247,6 +246,14 @@ class Server:
             if ident is None:
                 return self._answer(conn, request), None, None
             obj, exposed, result_types = self._find(ident)
+            if methodname == "#FETCH":
+                # The item that a number has stood for: the client has taken that itself.
+                try:
+                    item = obj._fetch(*args)
+                except queues.ShutDown as error:
+                    return ("#ERROR", error), None, None
+                current().keep(item)
+                return ("#RETURN", item), obj, "get"
             if methodname not in exposed:
                 return (
                     self._fall_back(conn, ident, obj, exposed, methodname, args, kwds),
@@ -473,8 +480,6 @@ class Server:
             if session.connections:
                 return
             del self._sessions[session.name]
-        if not session.has_left:
-            session.abandon()
         session.close(self._inherit)
         for ident, count in session.references.items():
             if count:

@@ -16,6 +16,7 @@ use super::work::Work;
 use crate::arena::{Arena, Buffer, Shareable, Shared};
 use crate::error::{Error, Kind, Result};
 use crate::fault::crash_point;
+use crate::sync::MemberId;
 
 /// The shared part of a queue. Use it by [`Queue`].
 #[repr(C)]
@@ -491,6 +492,17 @@ impl Queue {
             Kind::Invalid,
             "task_done() was called more often than there were items put",
         ))
+    }
+
+    /// What `from` has taken and not reported, in a [`joinable`](Queue::joinable) queue, counts as
+    /// taken by this process: the other one ends, and somebody else will report it.
+    ///
+    /// # Errors
+    /// `is_corrupt`.
+    pub fn inherit(&self, from: MemberId) -> Result<()> {
+        let (core, arena) = (&*self.core, self.core.arena());
+        core.log
+            .settled(arena, |_, _| core.work.inherit(from, arena))
     }
 
     /// Messages that were put and not yet reported as done.

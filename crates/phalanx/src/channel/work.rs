@@ -14,7 +14,7 @@ use crate::arena::Arena;
 use crate::error::Result;
 use crate::fault::crash_point;
 use crate::sync::holdings::Holdings;
-use crate::sync::{LastLook, RawLock, passed, slice_end};
+use crate::sync::{LastLook, MemberId, RawLock, passed, slice_end};
 
 /// See the module. All zeros for a queue that nobody joins: then nothing is written down.
 #[repr(C)]
@@ -55,6 +55,14 @@ impl Work {
         self.hands.remove(arena);
         crash_point!("work.uncounted");
         tally.task_done(puts)
+    }
+
+    /// What `from` has in its hands is in this process's from now on. Under the consumers' lock.
+    pub(crate) fn inherit(&self, from: MemberId, arena: &Arena) {
+        if self.on != 0 {
+            let _guard = self.lock.guard(arena);
+            self.hands.inherit(from, arena);
+        }
     }
 
     /// Counts as done what the dead had taken, of `taken` messages. Under the consumers' lock.

@@ -71,7 +71,7 @@ impl Holdings {
     }
 
     /// What `from` holds is this process's from now on. Under both locks.
-    pub(super) fn inherit(&self, from: MemberId, home: &(impl Members + Space)) {
+    pub(crate) fn inherit(&self, from: MemberId, home: &(impl Members + Space)) {
         let mut held = self.holders.iter(home);
         if let Some(slot) = held.find(|slot| slot.owner() == Some(from)) {
             slot.give_to(home.me());
