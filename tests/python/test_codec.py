@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import random
 import struct
 
 import pytest
 
-from phalanx import Pipe, _phalanx
+from phalanx import Pipe, Pool, Queue, _phalanx
+from pool_tasks import echo
 
 ROUNDS = int(os.environ.get("PHALANX_FUZZ_ROUNDS", 3000))
 SEED = int(os.environ.get("PHALANX_FUZZ_SEED", 1))
@@ -90,7 +92,7 @@ def test_any_bytes_give_a_value_or_an_error():
     for seed in range(SEED, SEED + ROUNDS):
         dice = random.Random(seed)
         # Small bytes are kinds and lengths more often than others.
-        top = dice.choice((14, 256))
+        top = dice.choice((16, 256))
         decode(bytes(dice.randrange(top) for _ in range(dice.randrange(40))))
 
 
@@ -100,7 +102,7 @@ def test_damaged_values_give_a_value_or_an_error():
         data = bytearray(_phalanx._encode_value(value(dice)) or b"\0")
         for _ in range(dice.randint(1, 3)):
             place = dice.randrange(len(data))
-            data[place] = dice.choice((0, 255, dice.randrange(14), dice.randrange(256)))
+            data[place] = dice.choice((0, 255, dice.randrange(16), dice.randrange(256)))
         if dice.random() < 0.3:
             del data[dice.randrange(len(data)) :]
         decode(bytes(data))
@@ -114,6 +116,54 @@ def test_invented_lengths_and_depths_cost_nothing(kind):
     # Each of them inside the one before, deeper than any encoder goes.
     decode((bytes([kind]) + struct.pack("<I", 1)) * 100_000)
     decode(bytes([kind]) * 100_000)
+
+
+BYTES = bytes(range(256)) * 300
+TEXT = "wörter " * 20_000
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        TEXT,
+        BYTES,
+        (1, BYTES, TEXT, b"small"),
+        [TEXT, None, BYTES, BYTES + b"!"],
+        {"image": BYTES, TEXT: ("label", TEXT + "!")},
+        {"in a list": [BYTES]},
+        [bytes([n % 256]) * 60_000 for n in range(1100)],
+    ],
+    ids=["str", "bytes", "tuple", "list", "dict", "pickled", "many"],
+)
+def test_large_text_and_bytes_lie_aside(wanted):
+    with Pool(1) as pool:
+        assert pool.apply(echo, (wanted,)) == wanted
+    queue = Queue()
+    queue.put(wanted)
+    assert queue.get() == wanted
+    queue.close()
+    reader, writer = Pipe(False)
+    with reader, writer:
+        writer.send(wanted)
+        assert pickle.loads(reader.recv_bytes()) == wanted
+        writer.send(wanted)
+        assert reader.recv() == wanted
+
+
+def test_what_a_message_holds_twice_is_sent_once():
+    queue = Queue()
+    queue.put([BYTES, BYTES, TEXT, TEXT])
+    one, same, text, other = queue.get()
+    assert one is same
+    assert text is other
+    assert (one, text) == (BYTES, TEXT)
+    queue.close()
+
+
+def test_no_buffer_where_one_is_named():
+    for kind in (12, 13):
+        with pytest.raises(RuntimeError, match="damaged"):
+            _phalanx._decode_value(bytes([kind]))
 
 
 class Late:

@@ -110,7 +110,9 @@ def make_spiteful(_):
 def fail_to_start(path):
     with open(path, "ab") as file:
         file.write(b"x")
-    raise RuntimeError("no licence for this worker")
+    error = RuntimeError("no licence for this worker")
+    error.details = bytes(100_000)  # too much for a message without buffers
+    raise error
 
 
 def die_at_start(path):
@@ -386,6 +388,7 @@ def test_workers_that_cannot_start(ctx, fatal, tmp_path, capfd):
         if fatal is fail_to_start:
             assert "no licence" in str(caught.value)
             assert "no licence" in str(caught.value.__cause__)
+            assert caught.value.__cause__.details == bytes(100_000)
             assert "fail_to_start" in str(caught.value.__cause__.__cause__)
     assert len(path.read_bytes()) < 20
 

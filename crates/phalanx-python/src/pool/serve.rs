@@ -57,9 +57,9 @@ impl PoolSeat {
     /// Tells the parent that the initializer has raised `error`.
     fn report(&self, error: &Bound<'_, PyAny>) -> PyResult<()> {
         let packed = pack_error(error, None, true)?;
-        codec::encode(&packed, |bytes, tag, _| {
+        codec::encode(&packed, |bytes, tag, buffers| {
             let tag = Outcome::StartError.tag(tag);
-            self.worker.note(bytes, tag).map_err(to_py)
+            self.worker.note(bytes, tag, buffers).map_err(to_py)
         })
     }
 
@@ -82,7 +82,7 @@ impl PoolSeat {
             done += 1;
             if maxtasks.is_some_and(|most| done >= most) {
                 // So that the parent looks for our end at once.
-                let _ = self.worker.note(&[], Outcome::Leaving.tag(0));
+                let _ = self.worker.note(&[], Outcome::Leaving.tag(0), Vec::new());
                 break;
             }
             if bytes.capacity() > LARGE {

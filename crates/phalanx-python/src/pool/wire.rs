@@ -103,10 +103,7 @@ pub(super) fn decode<'py>(
             let body = Bound::new(py, ReceivedBuffer::new(body))?;
             codec::unpickle(body.as_any(), large.buffers)
         }
-        Some(body) => codec::decode_plain(py, codec_tag, &body),
-        None => {
-            let body = pyo3::types::PyBytes::new(py, inline);
-            codec::unpickle(body.as_any(), large.buffers)
-        }
+        Some(body) => codec::decode_parts(py, codec_tag, &body, large.buffers),
+        None => codec::decode_parts(py, codec_tag, inline, large.buffers),
     }
 }

@@ -199,8 +199,8 @@ impl Worker {
     ///
     /// # Errors
     /// As [`Worker::finish`].
-    pub fn note(&self, body: &[u8], tag: u16) -> Result<()> {
-        self.deliver(NOTE, body, tag, Vec::new())
+    pub fn note(&self, body: &[u8], tag: u16, buffers: Vec<Buffer>) -> Result<()> {
+        self.deliver(NOTE, body, tag, buffers)
     }
 
     fn deliver(&self, number: u64, body: &[u8], tag: u16, buffers: Vec<Buffer>) -> Result<()> {
