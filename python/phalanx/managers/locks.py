@@ -179,7 +179,8 @@ class Condition(Primitive):
         except AssertionError:
             self._lock._refuse(RuntimeError, "cannot wait on un-acquired lock")
         except ClientGone:
-            if self._lock._native._is_mine():
+            is_mine = getattr(self._lock._native, "_is_mine", None)  # nobody owns a permit
+            if is_mine is not None and is_mine():
                 self._lock.release()
             raise
         return notified
