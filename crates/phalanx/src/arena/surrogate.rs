@@ -65,7 +65,14 @@ pub fn act_for(member: Option<MemberId>) {
 #[inline]
 pub(super) fn acting_for() -> Option<MemberId> {
     // Only the thread that has set both asks for its own.
-    if EVER.load(Relaxed) { FOR.get() } else { None }
+    if EVER.load(Relaxed) { ask() } else { None }
+}
+
+/// Out of line: what leads to a thread's own variable would cost each lock something.
+#[cold]
+#[inline(never)]
+fn ask() -> Option<MemberId> {
+    FOR.get()
 }
 
 #[cfg(test)]

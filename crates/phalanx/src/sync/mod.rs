@@ -88,6 +88,7 @@ pub(crate) fn passed(deadline: Option<Instant>) -> bool {
 
 /// A number for the calling thread: never 0, never that of another thread of this process, and
 /// kept by the thread that goes on in the child of a fork.
+#[inline]
 fn this_thread() -> u32 {
     NUMBER.with(|number| {
         if number.get() == 0 {
@@ -103,6 +104,7 @@ thread_local! {
 
 /// A number for a thread that this process has none of yet: for one of another process, for which
 /// threads of this one [act](act_as_thread).
+#[cold]
 pub fn new_thread() -> u32 {
     // Not the model's: a static has to be made without a model.
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
