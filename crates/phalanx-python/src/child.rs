@@ -9,13 +9,12 @@
 //! 2 µs each, and objects of Python lie on many pages. So what can be done here is not done there. (To
 //! have pages copied in one call, by `MADV_POPULATE_WRITE`, costs 1.3 µs each instead of 1.5.)
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::time::Instant;
 
 use phalanx::arena::Arena;
 use phalanx::arena::fork::last_child;
-use phalanx::process::{ExitStatus, spawn, watch, zygote};
+use phalanx::process::{ExitStatus, watch, zygote};
 use phalanx::sync::MemberId;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
@@ -25,7 +24,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use crate::arena;
 use crate::error::to_py;
 use crate::interrupt::{HeldInterrupt, begin_forked};
-use crate::process::{borrow, borrow_all, memory_file};
+use crate::process::{borrow, borrow_all, memory_file, spawn_process};
 use crate::wait::blocking;
 
 /// A child of this process: its place in the family, its descriptors, and until it is kept its life.
@@ -172,22 +171,8 @@ impl Child {
         arguments: Vec<Vec<u8>>,
         fds: Vec<i32>,
     ) -> PyResult<()> {
-        let path = CString::new(path)?;
-        let arguments = arguments
-            .into_iter()
-            .map(CString::new)
-            .collect::<Result<Vec<_>, _>>()?;
-        let inherited = borrow_all(&fds)?;
         let _interrupt = HeldInterrupt::new();
-        let pid = py
-            .detach(|| {
-                let options = spawn::Options {
-                    inherited: &inherited,
-                    ..spawn::Options::default()
-                };
-                spawn::spawn(&path, &arguments, options)
-            })
-            .map_err(to_py)?;
+        let pid = spawn_process(py, path, arguments, fds)?;
         self.started = Some(Started::own(pid)?);
         Ok(())
     }

@@ -85,7 +85,7 @@ fn signal_descendants(py: Python<'_>, pid: u32, signal: i32) -> PyResult<usize> 
 
 /// Starts the program `path`; it inherits the standard streams and `fds`. Its pid.
 #[pyfunction]
-fn spawn_process(
+pub(crate) fn spawn_process(
     py: Python<'_>,
     path: Vec<u8>,
     arguments: Vec<Vec<u8>>,
